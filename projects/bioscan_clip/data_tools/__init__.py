@@ -1,0 +1,1 @@
+"""How files come to be: sample generator, splits."""

@@ -1,0 +1,1 @@
+"""HDF5 in, training examples out."""

@@ -1,0 +1,54 @@
+"""The layout of a BIOSCAN HDF5 file: one group per split, one row per specimen.
+
+Both published files (BIOSCAN-1M, 79.7 GB, and BIOSCAN-5M, 190.4 GB) follow it.
+"""
+
+from typing import Final
+
+RANKS: Final = ("order", "family", "genus", "species")
+"""Taxonomic ranks, from the coarsest to the finest; the order of every label vector."""
+
+NOT_CLASSIFIED: Final = b"not_classified"
+"""What a file holds where a specimen's label at a rank is unknown."""
+
+TEXT_LENGTH: Final = 20
+"""Tokens per taxonomic name, padded or truncated."""
+
+IMAGE: Final = "image"
+IMAGE_LENGTH: Final = "image_mask"
+IMAGE_FEATURES: Final = "image_features"
+BARCODE: Final = "barcode"
+DNA_FEATURES: Final = "dna_features"
+TEXT_IDS: Final = "language_tokens_input_ids"
+TEXT_TYPE_IDS: Final = "language_tokens_token_type_ids"
+TEXT_MASK: Final = "language_tokens_attention_mask"
+IDENTIFIERS: Final = ("sampleid", "processid", "image_file")
+
+BIN_COLUMNS: Final = ("uri", "dna_bin")
+"""Where the Barcode Index Number is: `uri` in BIOSCAN-1M, `dna_bin` in BIOSCAN-5M. Optional."""
+
+SPLITS_1M: Final = (
+    "all_keys",
+    "seen_keys",
+    "val_unseen_keys",
+    "test_unseen_keys",
+    "no_split",
+    "no_split_and_seen_train",
+    "train_seen",
+    "single_species",
+    "val_seen",
+    "val_unseen",
+    "test_seen",
+    "test_unseen",
+)
+SPLITS_5M: Final = (
+    "all_keys",
+    "seen_keys",
+    "unseen_keys",
+    "no_split_and_seen_train",
+    "val_seen",
+    "val_unseen",
+    "test_seen",
+    "test_unseen",
+    "other_heldout",
+)
