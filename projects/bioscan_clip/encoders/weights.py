@@ -1,0 +1,171 @@
+"""Pretrained weights: read from a file without running its code, and loaded without surprises."""
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+_WRAPPERS = re.compile(r"^(?:(?:module|model)\.)+")
+
+
+@dataclass(frozen=True)
+class PretrainedWeights:
+    """What a weights file holds.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        The file.
+    state_dict : dict of str to torch.Tensor
+        Tensors on the CPU; names without ``module.`` and ``model.`` in front.
+    config : dict, optional
+        Arguments of :class:`transformers.BertConfig`, if the file says which model it is for.
+    """
+
+    path: Path
+    state_dict: dict[str, Tensor]
+    config: dict[str, Any] | None = None
+
+
+def load_weights(path: str | Path, remedy: str = "") -> PretrainedWeights:
+    """Read pretrained weights.
+
+    Two layouts are understood: a plain state dict, such as BarcodeBERT's published
+    ``model_41.pth``; and what BarcodeBERT's newer training code [1]_ saves, a dictionary that holds
+    the state dict under ``model`` and the model's sizes under ``bert_config``.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        A ``.safetensors`` file, or one written by :func:`torch.save` under any other name.
+    remedy : str, default=""
+        Sentence added to the error if there is no such file: where to get it.
+
+    Returns
+    -------
+    PretrainedWeights
+        The tensors and, for the newer layout, the model's sizes.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it does not hold weights, or holds Python objects besides.
+
+    References
+    ----------
+    .. [1] https://github.com/Kari-Genomics-Lab/BarcodeBERT, ``barcodebert/pretraining.py``
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no weights file {path}. {remedy}".rstrip())
+    content = _read(path)
+    config = None
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        config = content.get("bert_config")
+        content = content["model"]
+    if not _is_state_dict(content):
+        raise ValueError(f"{path} holds no weights: expected a dictionary of tensors by name.")
+    state_dict = {_WRAPPERS.sub("", name): tensor for name, tensor in content.items()}
+    if len(state_dict) < len(content):
+        raise ValueError(
+            f"{path} holds the same weights twice, with and without `module.` or `model.` in front "
+            "of their names; save one model's state dict alone."
+        )
+    return PretrainedWeights(path, state_dict, config)
+
+
+def load_into(
+    model: nn.Module,
+    weights: PretrainedWeights,
+    *,
+    ignore_missing: Sequence[str] = (),
+    ignore_unexpected: Sequence[str] = (),
+) -> list[str]:
+    """Load weights into a model; whatever does not fit is an error.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Changed in place.
+    weights : PretrainedWeights
+        What to load.
+    ignore_missing : sequence of str
+        Shell-style patterns of names that may keep their present values.
+    ignore_unexpected : sequence of str
+        Patterns of names in the file that are never loaded.
+
+    Returns
+    -------
+    list of str
+        Names of the model's parameters and buffers that kept their present values.
+
+    Raises
+    ------
+    ValueError
+        If other names are missing or unexpected, or shapes differ; the message lists all of them.
+    """
+    wanted = model.state_dict()
+    given = {
+        name: tensor
+        for name, tensor in weights.state_dict.items()
+        if not _matches(name, ignore_unexpected)
+    }
+    kept = [name for name in wanted if name not in given]
+    problems = {
+        "missing": [name for name in kept if not _matches(name, ignore_missing)],
+        "unexpected": [name for name in given if name not in wanted],
+        "of another shape": [
+            f"{name} {tuple(tensor.shape)} instead of {tuple(wanted[name].shape)}"
+            for name, tensor in given.items()
+            if name in wanted and tensor.shape != wanted[name].shape
+        ],
+    }
+    if any(problems.values()):
+        listed = "".join(
+            f"\n  {kind}: {', '.join(names)}" for kind, names in problems.items() if names
+        )
+        raise ValueError(
+            f"{weights.path} does not fit this {type(model).__name__}; compare the sizes the model "
+            f"was configured with.{listed}"
+        )
+    model.load_state_dict(given, strict=False)
+    return kept
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # BarcodeBERT's newer files carry their command line, a Namespace of plain values, along.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # what a damaged pickle raises cannot be foreseen
+        raise ValueError(
+            f"{path} cannot be read as weights. If it was downloaded, compare its size with the "
+            "published one; if it holds Python objects besides tensors, save the state dict alone, "
+            "since loading such objects could run foreign code."
+        ) from error
+
+
+def _is_state_dict(content: Any) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(name, str) for name in content)
+        and all(isinstance(tensor, Tensor) for tensor in content.values())
+    )
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

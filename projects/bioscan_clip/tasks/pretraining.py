@@ -1,0 +1,151 @@
+"""mmlearn's contrastive pretraining, made to run any experiment of this project as it is."""
+
+from collections.abc import Mapping
+from functools import partial
+from inspect import signature
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from mmlearn.datasets.core.modalities import Modality
+from mmlearn.tasks import ContrastivePretraining
+from torch import nn
+from torch.nn import functional as F
+
+from projects.bioscan_clip.tasks.losses import LabelAwareContrastiveLoss
+
+# Lightning reads checkpoints with `weights_only=True`. Those of mmlearn's own project carry their
+# optimizer and schedule as partials of these classes; nothing else may be unpickled.
+torch.serialization.add_safe_globals(
+    [partial, torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR]
+)
+
+
+class BioscanPretraining(ContrastivePretraining):
+    """Contrastive pretraining of photo, barcode and name encoders.
+
+    The same state dict as mmlearn's :class:`~mmlearn.tasks.ContrastivePretraining`; besides
+
+    - an encoder or head that is None leaves its modality out;
+    - a schedule that needs ``total_steps`` gets the trainer's estimate unless it is set;
+    - an evaluation batch goes through each encoder once, for the loss and all evaluation tasks;
+    - a :class:`LabelAwareContrastiveLoss` gets the labels it needs;
+    - checkpoints hold plain values only, so that they load with ``weights_only=True``.
+
+    Parameters
+    ----------
+    encoders : dict of str to torch.nn.Module or None
+        Encoders by modality.
+    heads : dict of str to torch.nn.Module or None, optional
+        Projection heads by modality.
+    **kwargs
+        As in mmlearn's class.
+
+    Raises
+    ------
+    ValueError
+        If a label-aware loss is combined with auxiliary tasks.
+    """
+
+    def __init__(
+        self,
+        encoders: dict[str, nn.Module | None],
+        heads: dict[str, nn.Module | None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            encoders=_without_none(encoders),
+            heads=_without_none(heads) or None if heads else None,
+            **kwargs,
+        )
+        if isinstance(self.loss_fn, LabelAwareContrastiveLoss) and self.auxiliary_tasks:
+            raise ValueError("LabelAwareContrastiveLoss cannot be combined with auxiliary tasks.")
+        self._evaluated_batch: dict[str, Any] | None = None
+        self._encoded: dict[str, torch.Tensor] = {}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Configure optimizer and schedule; ``total_steps`` comes from the trainer unless set."""
+        schedule = self.lr_scheduler
+        if isinstance(schedule, Mapping) and "scheduler" in schedule:
+            self.lr_scheduler = {**schedule, "scheduler": self._with_steps(schedule["scheduler"])}
+        elif schedule is not None:
+            self.lr_scheduler = self._with_steps(schedule)
+        return super().configure_optimizers()
+
+    def encode(
+        self, inputs: dict[str, Any], modality: Modality, normalize: bool = False
+    ) -> torch.Tensor:
+        """Encode one modality; within an evaluation step, each batch and modality only once."""
+        if inputs is not self._evaluated_batch:
+            return super().encode(inputs, modality, normalize=normalize)
+        if modality.name not in self._encoded:
+            self._encoded[modality.name] = super().encode(inputs, modality)
+        encoded = self._encoded[modality.name]
+        return F.normalize(encoded, p=2, dim=-1) if normalize else encoded
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        """Compute the loss, and count the photos that could not be decoded."""
+        if "bad_image" in batch:
+            self.log(
+                "train/bad_images",
+                batch["bad_image"].float().sum(),
+                on_step=False,
+                on_epoch=True,
+                reduce_fx="sum",
+                sync_dist=True,
+            )
+        return super().training_step(batch, batch_idx)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only plain hyperparameters in the file."""
+        super().on_save_checkpoint(checkpoint)
+        hyperparameters = checkpoint.get("hyper_parameters", {})
+        checkpoint["hyper_parameters"] = {
+            name: value if _is_plain(value) else repr(value)
+            for name, value in hyperparameters.items()
+        }
+
+    def _with_steps(self, scheduler: Any) -> Any:
+        """Fill in a schedule's missing ``total_steps``; `scheduler` takes the optimizer."""
+        parameters = signature(scheduler.func).parameters
+        given = scheduler.keywords
+        if "total_steps" not in parameters or given.get("total_steps") or given.get("epochs"):
+            return scheduler
+        steps = self.trainer.estimated_stepping_batches
+        if not 0 < steps < float("inf"):
+            raise ValueError(
+                f"{scheduler.func.__name__} needs the number of training steps, but the trainer "
+                "runs without end: set trainer.max_epochs or trainer.max_steps, or the schedule's "
+                "own total_steps."
+            )
+        return partial(scheduler, total_steps=int(steps))
+
+    def _compute_loss(
+        self, batch: dict[str, Any], batch_idx: int, outputs: dict[str, torch.Tensor]
+    ) -> torch.Tensor | None:
+        if not isinstance(self.loss_fn, LabelAwareContrastiveLoss):
+            loss: torch.Tensor | None = super()._compute_loss(batch, batch_idx, outputs)
+            return loss
+        labels = self.loss_fn.labels_of(batch)
+        scale = self.log_logit_scale.exp()
+        label_aware: torch.Tensor = self.loss_fn(outputs, labels, scale, self.modality_loss_pairs)
+        return label_aware
+
+    def _shared_eval_step(
+        self, batch: dict[str, torch.Tensor], batch_idx: int, eval_type: Literal["val", "test"]
+    ) -> torch.Tensor | None:
+        self._evaluated_batch = batch
+        try:
+            loss: torch.Tensor | None = super()._shared_eval_step(batch, batch_idx, eval_type)
+            return loss
+        finally:
+            self._evaluated_batch = None
+            self._encoded.clear()
+
+
+def _without_none(modules: dict[str, nn.Module | None]) -> dict[str, nn.Module]:
+    return {name: module for name, module in modules.items() if module is not None}
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)

@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import pytest
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+@pytest.fixture(scope="session")
+def parity() -> Path:
+    """Numbers made by running mmlearn's own bioscan_clip project."""
+    return FIXTURES / "parity"
+
+
+@pytest.fixture(scope="session")
+def sample_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small file in the BIOSCAN-1M schema."""
+    from projects.bioscan_clip.data_tools.sample import write_sample
+
+    path = tmp_path_factory.mktemp("data") / "sample.hdf5"
+    write_sample(path, n_species=24, n_specimens=400, seed=0)
+    return path

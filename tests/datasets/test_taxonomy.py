@@ -1,0 +1,35 @@
+import h5py
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from projects.bioscan_clip.datasets import taxonomy
+from projects.bioscan_clip.datasets.taxonomy import encode_column, encode_taxa, taxon_code
+
+NAMES = st.binary(min_size=1, max_size=12).filter(lambda name: not name.endswith(b"\0"))
+
+
+def test_unknown_labels_are_minus_one():
+    assert encode_taxa(np.array([b"not_classified", b"", b"Diptera"])).tolist()[:2] == [-1, -1]
+
+
+@given(st.lists(NAMES, min_size=1, max_size=50))
+def test_codes_are_equal_exactly_where_names_are(names):
+    codes = encode_taxa(np.array(names))
+    assert ((codes[:, None] == codes) == [[a == b for b in names] for a in names]).all()
+    assert (codes >= 0).all()
+
+
+def test_code_does_not_depend_on_the_other_names():
+    """The digest is fixed: saved codes stay comparable between versions and files."""
+    alone = encode_taxa(np.array([b"Culicidae"]))
+    among = encode_taxa(np.array([b"Muscidae", b"a much longer name than the others", b"Culicidae"]))
+    assert alone[0] == among[2] == taxon_code(b"Culicidae") == 0xe1e641d3bfb9d8f2 >> 1
+
+
+def test_column_is_encoded_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(taxonomy, "_ROWS_AT_ONCE", 3)
+    names = np.array([b"a", b"b", b"a", b"not_classified", b"c", b"b", b"a"])
+    with h5py.File(tmp_path / "names.hdf5", "w") as file:
+        file["species"] = names
+        assert encode_column(file["species"]).tolist() == encode_taxa(names).tolist()

@@ -1,0 +1,197 @@
+from functools import partial
+
+import lightning as L
+import pytest
+import torch
+from mmlearn.datasets.core import Modalities
+from mmlearn.modules.losses import ContrastiveLoss
+from mmlearn.tasks import ContrastivePretraining
+from mmlearn.tasks.contrastive_pretraining import EvaluationSpec
+from mmlearn.tasks.hooks import EvaluationHooks
+from torch import nn
+from torch.utils.data import DataLoader
+
+from projects.bioscan_clip.tasks import BioscanPretraining, LabelAwareContrastiveLoss
+
+MODALITIES = ("rgb", "dna", "text")
+BATCH, DIM, BATCHES = 4, 8, 5
+
+
+class Encoder(nn.Module):
+    """A linear encoder that counts how often it runs."""
+
+    def __init__(self, modality: str) -> None:
+        super().__init__()
+        self.modality = modality
+        self.linear = nn.Linear(DIM, DIM)
+        self.calls = 0
+
+    def forward(self, inputs):
+        self.calls += 1
+        return (self.linear(inputs[self.modality]),)
+
+
+class TwoForwards(EvaluationHooks):
+    """An evaluation task that encodes as mmlearn's two ways do."""
+
+    def evaluation_step(self, pl_module, batch, batch_idx):
+        self.outputs = pl_module(batch)
+        self.raw = pl_module.encode(batch, Modalities.get_modality("dna"), normalize=False)
+
+
+def arguments(**changes):
+    torch.manual_seed(0)
+    schedule = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1e-3, total_steps=None)
+    defaults = {
+        "encoders": {name: Encoder(name) for name in MODALITIES},
+        "heads": {"text": nn.Sequential(nn.Linear(DIM, DIM))},
+        "optimizer": partial(torch.optim.AdamW, lr=1e-3),
+        "lr_scheduler": {"scheduler": schedule, "extras": {"interval": "step"}},
+        "loss": ContrastiveLoss(),
+    }
+    return defaults | changes
+
+
+def batch(number: int = 0) -> dict:
+    torch.manual_seed(number)
+    ids = torch.stack([torch.zeros(BATCH), torch.arange(BATCH)], dim=1)
+    return {
+        **{name: torch.randn(BATCH, DIM) for name in MODALITIES},
+        "example_ids": dict.fromkeys(MODALITIES, ids),
+        "labels": torch.tensor([[0, 0, 0, species] for species in (1, 1, 2, 3)]),
+        "bin": torch.tensor([1, 1, 2, 3]),
+        "bad_image": torch.tensor([0, 1, 0, 0]),
+    }
+
+
+def loader() -> DataLoader:
+    return DataLoader([batch(number) for number in range(BATCHES)], batch_size=None)
+
+
+def trainer(folder, **changes) -> L.Trainer:
+    defaults = {
+        "accelerator": "cpu",
+        "max_epochs": 2,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": folder,
+    }
+    return L.Trainer(**(defaults | changes))
+
+
+def total_steps(task: BioscanPretraining) -> int:
+    return task.lr_schedulers().total_steps
+
+
+def test_steps_come_from_the_trainer(tmp_path):
+    task = BioscanPretraining(**arguments())
+    trainer(tmp_path).fit(task, loader())
+    assert total_steps(task) == 2 * BATCHES
+
+
+def test_steps_follow_accumulation_and_limits(tmp_path):
+    task = BioscanPretraining(**arguments())
+    trainer(tmp_path, accumulate_grad_batches=2, limit_train_batches=3).fit(task, loader())
+    assert total_steps(task) == 2 * 2
+
+
+def test_steps_that_are_set_stay(tmp_path):
+    schedule = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1e-3, total_steps=77)
+    task = BioscanPretraining(**arguments(lr_scheduler=schedule))
+    trainer(tmp_path).fit(task, loader())
+    assert total_steps(task) == 77
+
+
+def test_other_schedules_are_left_alone(tmp_path):
+    schedule = partial(torch.optim.lr_scheduler.StepLR, step_size=3)
+    task = BioscanPretraining(**arguments(lr_scheduler=schedule))
+    trainer(tmp_path).fit(task, loader())
+    assert task.lr_schedulers().step_size == 3
+
+
+def test_endless_training_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"set trainer\.max_epochs"):
+        trainer(tmp_path, max_epochs=-1).fit(BioscanPretraining(**arguments()), loader())
+
+
+def test_evaluation_encodes_each_batch_once(tmp_path):
+    evaluation = TwoForwards()
+    task = BioscanPretraining(
+        **arguments(evaluation_tasks={"one": EvaluationSpec(evaluation), "two": EvaluationSpec(evaluation)})
+    )
+    trainer(tmp_path).test(task, loader(), verbose=False)
+    assert [encoder.calls for encoder in task.encoders.values()] == [BATCHES] * 3
+    last = batch(BATCHES - 1)
+    with torch.no_grad():
+        torch.testing.assert_close(evaluation.outputs, task(last))
+        torch.testing.assert_close(evaluation.raw, task.encoders["dna"](last)[0])
+
+
+def test_a_batch_outside_evaluation_is_always_encoded():
+    task, same = BioscanPretraining(**arguments()), batch()
+    task(same)
+    task(same)
+    assert task.encoders["rgb"].calls == 2
+
+
+def test_none_leaves_a_modality_out():
+    given = arguments()
+    given["encoders"]["text"] = given["heads"]["text"] = None
+    task = BioscanPretraining(**given)
+    assert set(task(batch())) == {"rgb_embedding", "dna_embedding"}
+    assert [pair.modalities for pair in task.modality_loss_pairs] == [("rgb", "dna")]
+
+
+def test_state_dict_is_mmlearns():
+    ours = BioscanPretraining(**arguments())
+    theirs = ContrastivePretraining(**arguments())
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize("task_class", [BioscanPretraining, ContrastivePretraining])
+def test_checkpoints_load(tmp_path, task_class):
+    """Ours, and mmlearn's, whose hyperparameters hold partials of optimizer and schedule."""
+    schedule = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1e-3, total_steps=10)
+    given = arguments(lr_scheduler={"scheduler": schedule, "extras": {"interval": "step"}})
+    trained = task_class(**given)
+    first = trainer(tmp_path)
+    first.fit(trained, loader())
+    first.save_checkpoint(tmp_path / "last.ckpt")
+
+    resumed = BioscanPretraining(**arguments())
+    second = trainer(tmp_path, max_epochs=3)
+    second.test(resumed, loader(), ckpt_path=tmp_path / "last.ckpt", verbose=False)
+    assert all(resumed.state_dict()[k].equal(v) for k, v in trained.state_dict().items())
+
+
+def test_checkpoints_hold_plain_values_only(tmp_path):
+    fit = trainer(tmp_path)
+    fit.fit(BioscanPretraining(**arguments()), loader())
+    fit.save_checkpoint(tmp_path / "last.ckpt")
+    safe = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        hyperparameters = torch.load(tmp_path / "last.ckpt", weights_only=True)["hyper_parameters"]
+    finally:
+        torch.serialization.add_safe_globals(safe)
+    assert "AdamW" in hyperparameters["optimizer"]
+
+
+def test_bad_images_are_counted(tmp_path):
+    fit = trainer(tmp_path)
+    fit.fit(BioscanPretraining(**arguments()), loader())
+    assert fit.callback_metrics["train/bad_images"] == BATCHES
+
+
+def test_label_aware_loss_gets_its_labels(tmp_path):
+    loss = LabelAwareContrastiveLoss("species")
+    task = BioscanPretraining(**arguments(loss=loss))
+    fit = trainer(tmp_path, limit_test_batches=1)
+    logged = fit.test(task, loader(), verbose=False)[0]["test/loss"]
+    with torch.no_grad():
+        species = torch.tensor([1, 1, 2, 3])
+        scale = task.log_logit_scale.exp()
+        expected = loss(task(batch()), species, scale, task.modality_loss_pairs)
+    assert logged == pytest.approx(float(expected))
