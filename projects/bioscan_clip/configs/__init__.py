@@ -24,6 +24,7 @@ from projects.bioscan_clip.tasks import (
 )
 from projects.bioscan_clip.tasks.wandb_logger import OfflineFallbackWandbLogger
 
+_SAMPLE_IMAGE_SIZE: Final = 112
 _OUTPUT_DIR: Final = II("hydra:runtime.output_dir")
 
 
@@ -86,7 +87,14 @@ def _store_sample_encoders() -> None:
         model_name="vit_tiny_r_s16_p8_224",
         projection_dim=128,
         pretrained=False,
-        model_kwargs={"embed_dim": 128, "depth": 4, "num_heads": 4},
+        # A convolutional stem learns from few photos; see BIOSCAN-sample for their size.
+        model_kwargs={
+            "img_size": _SAMPLE_IMAGE_SIZE,
+            "patch_size": 7,
+            "embed_dim": 128,
+            "depth": 4,
+            "num_heads": 4,
+        },
         peft_config=_lora(["qkv"], modules_to_save=["head"]),
         hydra_convert="object",
     )
@@ -124,12 +132,11 @@ def _store_sample_encoders() -> None:
 
 
 def _store_datasets() -> None:
-    paths = {
-        "BIOSCAN-1M": ("BIOSCAN_1M_HDF5", "null"),
-        "BIOSCAN-5M": ("BIOSCAN_5M_HDF5", "null"),
-        "BIOSCAN-sample": ("BIOSCAN_SAMPLE_HDF5", "data/bioscan_sample.hdf5"),
-    }
-    for name, (variable, default) in paths.items():
+    for name, variable, default, image_size in (
+        ("BIOSCAN-1M", "BIOSCAN_1M_HDF5", "null", 224),
+        ("BIOSCAN-5M", "BIOSCAN_5M_HDF5", "null", 224),
+        ("BIOSCAN-sample", "BIOSCAN_SAMPLE_HDF5", "data/bioscan_sample.hdf5", _SAMPLE_IMAGE_SIZE),
+    ):
         external_store(
             BIOSCANInsectDataset,
             group="datasets",
@@ -138,6 +145,7 @@ def _store_datasets() -> None:
             path_variable=variable,
             split=MISSING,
             tokenizer=builds(KmerTokenizer, populate_full_signature=True),
+            image_size=image_size,
         )
 
 

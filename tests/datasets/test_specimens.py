@@ -1,0 +1,228 @@
+import io
+import logging
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from mmlearn.datasets.core.combined_dataset import CombinedDataset
+from mmlearn.datasets.core.data_collator import DefaultDataCollator
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.io import decode_image
+
+from projects.bioscan_clip.datasets import (
+    BadRowError,
+    BIOSCANInsectDataset,
+    KmerTokenizer,
+    evaluation_transform,
+)
+from projects.bioscan_clip.datasets.taxonomy import taxon_code
+
+ROWS, SPLIT = 6, "val_seen"
+BARCODES = [b"ACGTA" * (20 + row) for row in range(ROWS)]
+SPECIES = [b"Aedes vexans", b"not_classified", b"Aedes cinereus", b"Culex pipiens", b"", b"x y"]
+
+
+def jpeg(row: int) -> bytes:
+    pixels = np.random.default_rng(row).integers(0, 255, (8, 10, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((300, 260)).save(buffer, "JPEG", quality=60)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A file in the schema, written here by hand."""
+    path = tmp_path / "specimens.hdf5"
+    jpegs = [jpeg(row) for row in range(ROWS)]
+    padded = np.zeros((ROWS, max(map(len, jpegs)) + 50), dtype=np.uint8)
+    for row, data in enumerate(jpegs):
+        padded[row, : len(data)] = np.frombuffer(data, dtype=np.uint8)
+    tokens = np.arange(ROWS * 20).reshape(ROWS, 20)
+    with h5py.File(path, "w") as file:
+        group = file.create_group(SPLIT)
+        group["image"] = padded
+        group["image_mask"] = np.array([len(data) for data in jpegs])
+        group["barcode"] = np.array(BARCODES)
+        for rank in ("order", "family", "genus"):
+            group[rank] = np.array([b"same"] * ROWS)
+        group["species"] = np.array(SPECIES)
+        group["language_tokens_input_ids"] = tokens
+        group["language_tokens_attention_mask"] = (tokens % 3 > 0).astype(np.int32)
+        group["dna_bin"] = np.array([b"BOLD:AAA0001", b"BOLD:AAA0002"] * 3)
+        group["image_features"] = np.random.default_rng(0).normal(size=(ROWS, 512))
+        group["dna_features"] = np.random.default_rng(1).normal(size=(ROWS, 768))
+    return path
+
+
+def change(path, column, value) -> None:
+    with h5py.File(path, "r+") as file:
+        del file[SPLIT][column]
+        if value is not None:
+            file[SPLIT][column] = value
+
+
+def spoil(path, row: int) -> None:
+    """Cut a photo short, as a broken download would."""
+    with h5py.File(path, "r+") as file:
+        file[SPLIT]["image_mask"][row] //= 2
+
+
+def test_example_holds_the_row(path):
+    dataset = BIOSCANInsectDataset(path, SPLIT, for_training=False)
+    example = dataset[2]
+    photo = decode_image(torch.frombuffer(bytearray(jpeg(2)), dtype=torch.uint8))
+    assert len(dataset) == ROWS
+    assert example["example_index"] == 2
+    assert example["rgb"].equal(evaluation_transform()(photo))
+    assert example["dna"].equal(KmerTokenizer()(BARCODES[2]))
+    assert example["text"].tolist() == list(range(40, 60))
+    assert example["text"].dtype == example["text_attention_mask"].dtype == torch.int64
+    assert example["text_attention_mask"].tolist() == [int(t % 3 > 0) for t in range(40, 60)]
+    assert example["labels"].tolist() == [taxon_code(b"same")] * 3 + [taxon_code(SPECIES[2])]
+    assert example["bin"] == taxon_code(b"BOLD:AAA0001")
+    assert example["bad_image"] == 0
+    assert [int(dataset[row]["labels"][3]) < 0 for row in range(ROWS)] == [0, 1, 0, 0, 1, 0]
+
+
+def test_no_strings_ride_in_a_batch(path):
+    loader = DataLoader(
+        CombinedDataset([BIOSCANInsectDataset(path, SPLIT)]),
+        batch_size=4,
+        collate_fn=DefaultDataCollator(),
+    )
+    batch = next(iter(loader))
+    ids = batch.pop("example_ids")
+    assert all(isinstance(value, torch.Tensor) for value in [*batch.values(), *ids.values()])
+    assert batch["rgb"].shape == (4, 3, 224, 224)
+    assert ids["rgb"].tolist() == [[0, 0], [0, 1], [0, 2], [0, 3]]
+
+
+def test_features_instead_of_pixels_and_bases(path):
+    dataset = BIOSCANInsectDataset(
+        path, SPLIT, image_input_type="feature", dna_input_type="feature"
+    )
+    with h5py.File(path) as file:
+        rgb, dna = file[SPLIT]["image_features"][3], file[SPLIT]["dna_features"][3]
+    assert dataset[3]["rgb"].numpy() == pytest.approx(rgb, abs=1e-6)
+    assert dataset[3]["dna"].numpy() == pytest.approx(dna, abs=1e-6)
+    assert dataset[3]["rgb"].dtype == dataset[3]["dna"].dtype == torch.float32
+
+
+def test_file_without_bins(path):
+    change(path, "dna_bin", None)
+    assert BIOSCANInsectDataset(path, SPLIT)[0]["bin"] == -1
+
+
+def test_training_augments_and_evaluation_does_not(path):
+    training = BIOSCANInsectDataset(path, SPLIT, image_size=64)
+    evaluation = BIOSCANInsectDataset(path, SPLIT, image_size=64, for_training=False)
+    assert not training[0]["rgb"].equal(training[0]["rgb"])
+    assert evaluation[0]["rgb"].equal(evaluation[0]["rgb"])
+    assert training[0]["rgb"].shape == evaluation[0]["rgb"].shape == (3, 64, 64)
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_open_the_file_themselves(path, context):
+    dataset = BIOSCANInsectDataset(path, SPLIT, for_training=False, image_size=32)
+    expected = torch.stack([dataset[row]["rgb"] for row in range(ROWS)])  # opens it here first
+    loader = DataLoader(
+        CombinedDataset([dataset]),
+        batch_size=1,
+        num_workers=2,
+        multiprocessing_context=context,
+        collate_fn=DefaultDataCollator(),
+    )
+    assert torch.cat([batch["rgb"] for batch in loader]).equal(expected)
+
+
+def test_no_handle_is_open_before_the_first_read(path):
+    dataset = BIOSCANInsectDataset(path, SPLIT)
+    assert not dataset._rows._handles
+    dataset[0]
+    assert dataset._rows._handles
+    assert not pickle.loads(pickle.dumps(dataset))._rows._handles
+
+
+def test_undecodable_photo_ends_an_evaluation_with_its_place(path):
+    spoil(path, 4)
+    dataset = BIOSCANInsectDataset(path, SPLIT, for_training=False)
+    with pytest.raises(BadRowError, match=rf"{path}, split {SPLIT}, row 4: the photo does not decode"):
+        dataset[4]
+
+
+def test_undecodable_photo_is_skipped_and_counted_in_training(path, caplog):
+    spoil(path, 4)
+    spoil(path, 5)
+    dataset = BIOSCANInsectDataset(path, SPLIT)
+    with caplog.at_level(logging.WARNING):
+        example = dataset[4]
+    assert example["example_index"] == 0  # the next specimen that is whole
+    assert example["bad_image"] == 1
+    assert example["dna"].equal(KmerTokenizer()(BARCODES[0]))
+    assert "row 4" in caplog.text
+    assert "row 5" in caplog.text
+
+
+def test_on_bad_image_overrules(path):
+    spoil(path, 4)
+    with pytest.raises(BadRowError):
+        BIOSCANInsectDataset(path, SPLIT, on_bad_image="raise")[4]
+    assert BIOSCANInsectDataset(path, SPLIT, for_training=False, on_bad_image="skip")[4]["bad_image"]
+
+
+def test_a_file_of_bad_photos_ends(path):
+    for row in range(ROWS):
+        spoil(path, row)
+    with pytest.raises(BadRowError, match="the file is damaged"):
+        BIOSCANInsectDataset(path, SPLIT)[0]
+
+
+@pytest.mark.parametrize("length", [0, -1, 10**6])
+def test_mask_beyond_the_row(path, length):
+    with h5py.File(path, "r+") as file:
+        file[SPLIT]["image_mask"][1] = length
+    dataset = BIOSCANInsectDataset(path, SPLIT, on_bad_image="raise")
+    with pytest.raises(BadRowError, match=rf"row 1: `image_mask` says {length} bytes"):
+        dataset[1]
+
+
+def test_no_file_given():
+    with pytest.raises(ValueError, match="set BIOSCAN_1M_HDF5 to its path"):
+        BIOSCANInsectDataset(None, SPLIT, path_variable="BIOSCAN_1M_HDF5")
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no data file .*none\.hdf5"):
+        BIOSCANInsectDataset(tmp_path / "none.hdf5", SPLIT)
+
+
+def test_not_hdf5(tmp_path):
+    (tmp_path / "page.hdf5").write_text("<html>404</html>")
+    with pytest.raises(ValueError, match=r"page\.hdf5 cannot be read as HDF5.*incomplete"):
+        BIOSCANInsectDataset(tmp_path / "page.hdf5", SPLIT)
+
+
+def test_no_such_split(path):
+    with pytest.raises(ValueError, match=r"no split 'test_seen'\. It has: val_seen"):
+        BIOSCANInsectDataset(path, "test_seen")
+
+
+def test_missing_column(path):
+    change(path, "barcode", None)
+    with pytest.raises(ValueError, match="split val_seen lacks barcode"):
+        BIOSCANInsectDataset(path, SPLIT)
+
+
+def test_rows_of_unequal_number(path):
+    change(path, "barcode", np.array(BARCODES[:-1]))
+    with pytest.raises(ValueError, match=r"differ in their number of rows .*barcode 5"):
+        BIOSCANInsectDataset(path, SPLIT)
+
+
+@pytest.mark.parametrize("name", ["image_input_type", "dna_input_type", "on_bad_image"])
+def test_unknown_choice(path, name):
+    with pytest.raises(ValueError, match=f"`{name}` must be one of .* but is 'pixels'"):
+        BIOSCANInsectDataset(path, SPLIT, **{name: "pixels"})
