@@ -5,7 +5,7 @@ SAMPLE := data/bioscan_sample.hdf5
 DEMO := outputs/demo
 RUN := $(BIN)/mmlearn_run 'hydra.searchpath=[pkg://projects.bioscan_clip.configs]' +experiment=bioscan_sample
 
-.PHONY: help install demo test lint format requirements clean
+.PHONY: help install demo pictures test lint format requirements clean
 
 help: ## Print the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -43,7 +43,9 @@ $(DEMO)/train/finished: $(SAMPLE)
 $(DEMO)/eval/metrics.json: $(DEMO)/train/finished
 	@$(RUN) experiment_name=demo job_type=eval hydra.run.dir=$(DEMO)/eval \
 	  resume_from_checkpoint=$(DEMO)/train/checkpoints/best.ckpt
-	@test -f $@
+
+pictures: $(DEMO)/eval/metrics.json ## Draw the pictures of README and docs from the demo
+	@$(BIN)/python docs/pictures.py
 
 test: .venv/installed ## Run the test suite
 	@$(BIN)/python -m pytest

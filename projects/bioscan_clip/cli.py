@@ -19,7 +19,7 @@ app.add_typer(data, name="data")
 @data.command()
 def sample(
     out: Annotated[Path, typer.Option(help="The HDF5 file to write.")],
-    species: Annotated[int, typer.Option(help="Number of species.")] = 160,
+    species: Annotated[int, typer.Option(help="Number of species with a name.")] = 200,
     specimens: Annotated[int, typer.Option(help="Number of specimens in all.")] = 4000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
 ) -> None:

@@ -24,7 +24,7 @@ from projects.bioscan_clip.tasks import (
 )
 from projects.bioscan_clip.tasks.wandb_logger import OfflineFallbackWandbLogger
 
-_SAMPLE_IMAGE_SIZE: Final = 112
+_SAMPLE_IMAGE_SIZE: Final = 80
 _OUTPUT_DIR: Final = II("hydra:runtime.output_dir")
 
 
@@ -90,9 +90,9 @@ def _store_sample_encoders() -> None:
         # A convolutional stem learns from few photos; see BIOSCAN-sample for their size.
         model_kwargs={
             "img_size": _SAMPLE_IMAGE_SIZE,
-            "patch_size": 7,
+            "patch_size": 4,
             "embed_dim": 128,
-            "depth": 4,
+            "depth": 3,
             "num_heads": 4,
         },
         peft_config=_lora(["qkv"], modules_to_save=["head"]),
@@ -105,10 +105,12 @@ def _store_sample_encoders() -> None:
         vocab_size=1027,
         projection_dim=128,
         model_config_kwargs={
-            "hidden_size": 128,
+            "hidden_size": 64,
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
-            "intermediate_size": 256,
+            "intermediate_size": 128,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
         },
         peft_config=_lora(["query", "value"], modules_to_save=["decoder"]),
         hydra_convert="object",

@@ -13,6 +13,9 @@ Bases = npt.NDArray[np.uint8]
 BARCODE_LENGTH: Final = 658
 """Bases of the standard COI barcode region."""
 
+MIN_LENGTH: Final = 500
+"""Bases of the shortest read."""
+
 MAX_LENGTH: Final = 700
 """Bases that evolve: some reads go on after the barcode region."""
 
@@ -27,12 +30,10 @@ _GENUS_BRANCH = 0.06
 _SPECIES_BRANCH = (0.025, 0.05)
 
 _MAX_PRIVATE_SUBSTITUTIONS = 4
-_LINEAGE_SUBSTITUTIONS = 3
+_LINEAGE_SUBSTITUTIONS = 2
 
 
-def evolve_barcodes(
-    n_orders: int, parents: Sequence[IntArray], rng: np.random.Generator
-) -> Bases:
+def evolve_barcodes(n_orders: int, parents: Sequence[IntArray], rng: np.random.Generator) -> Bases:
     """Evolve one barcode per species from a common ancestor.
 
     A substitution draws the new base from fixed frequencies (the model of Felsenstein, 1981), so
@@ -62,7 +63,7 @@ def evolve_barcodes(
 
 
 def split_lineage(barcode: Bases, rng: np.random.Generator) -> Bases:
-    """Return the barcode of a second lineage within a species, three substitutions away.
+    """Return the barcode of a second lineage within a species, two substitutions away.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ def sequence_specimen(barcode: Bases, rng: np.random.Generator) -> bytes:
     start, end = 0, BARCODE_LENGTH
     quality = rng.random()
     if quality < 0.18:
-        end = int(rng.integers(540, BARCODE_LENGTH))
+        end = int(rng.integers(MIN_LENGTH, BARCODE_LENGTH))
     elif quality < 0.22:
         end = int(rng.integers(BARCODE_LENGTH + 1, MAX_LENGTH + 1))
     elif quality < 0.26:

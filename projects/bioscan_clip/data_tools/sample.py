@@ -1,144 +1,138 @@
-"""Write a small synthetic file in the layout of BIOSCAN-1M."""
+"""A synthetic file in the BIOSCAN-1M schema: invented insects to try things on."""
 
+import multiprocessing
 import os
-from collections.abc import Iterator
-from multiprocessing import get_context
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from tempfile import TemporaryFile
+from typing import IO
 
 import h5py
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
 from rich.progress import track
 
-from projects.bioscan_clip.data_tools.barcodes import sequence_specimen
 from projects.bioscan_clip.data_tools.names import tokenize_names
-from projects.bioscan_clip.data_tools.photos import photograph_from_traits
-from projects.bioscan_clip.data_tools.phylogeny import Taxon, grow_species
-from projects.bioscan_clip.data_tools.splits import partition
-from projects.bioscan_clip.datasets.schema import (
-    BARCODE,
-    IMAGE,
-    IMAGE_LENGTH,
-    NOT_CLASSIFIED,
-    RANKS,
-    SPLITS_1M,
-    TEXT_IDS,
-    TEXT_MASK,
-    TEXT_TYPE_IDS,
-)
+from projects.bioscan_clip.data_tools.photos import draw_photo_of
+from projects.bioscan_clip.data_tools.specimens import Specimens, collect_specimens
+from projects.bioscan_clip.data_tools.splits import partition, rows_of_splits
+from projects.bioscan_clip.data_tools.taxonomy import IntArray, grow_taxonomy
+from projects.bioscan_clip.data_tools.traits import TraitArray, evolve_traits
+from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH, RANKS
 
-_FEWEST_SPECIES: Final = 8
-_FEWEST_SPECIMENS_PER_SPECIES: Final = 8
-
-# Share of specimens that are labelled down to each number of ranks: four, three, two or one.
-_LABEL_DEPTHS: Final = {4: 0.75, 3: 0.10, 2: 0.10, 1: 0.05}
-
-Columns = dict[str, npt.NDArray]
+_UNDESCRIBED_PER_SPECIES = 0.25
+_ROWS_AT_ONCE = 256
 
 
 def write_sample(
-    path: Path, n_species: int = 160, n_specimens: int = 4000, seed: int = 0
+    path: Path,
+    n_species: int = 200,
+    n_specimens: int = 4000,
+    seed: int = 0,
+    processes: int | None = None,
 ) -> None:
-    """Write invented insects with photos, barcodes and names that descend from one tree.
+    """Write a synthetic file in the BIOSCAN-1M schema.
+
+    Barcodes and looks evolve down one taxonomy, so that photos, barcodes and names tell the same
+    story, and an unseen species resembles its genus. The same arguments give the same bytes,
+    whatever the number of processes.
 
     Parameters
     ----------
     path : pathlib.Path
-        The HDF5 file, replaced if it exists, and only once it is complete.
-    n_species : int, default=160
-        Number of species, at least 8.
+        The HDF5 file. It appears when it is complete, in place of an older one.
+    n_species : int, default=200
+        Number of species that labels name, at least 12.
     n_specimens : int, default=4000
-        Number of specimens, at least 8 times the species.
+        Number of specimens, at least 15 per species.
     seed : int, default=0
-        The same arguments give the same bytes.
+        Seed of all chance, not negative.
+    processes : int, optional
+        Processes that draw photos. Defaults to the number of available cores.
 
     Raises
     ------
     ValueError
-        If there are too few species, or too few specimens to fill every split.
+        If `n_species` or `n_specimens` is too small.
     """
-    if n_species < _FEWEST_SPECIES:
-        raise ValueError(f"A sample needs at least {_FEWEST_SPECIES} species, not {n_species}.")
-    if n_specimens < _FEWEST_SPECIMENS_PER_SPECIES * n_species:
-        raise ValueError(
-            f"A sample of {n_species} species needs at least "
-            f"{_FEWEST_SPECIMENS_PER_SPECIES * n_species} specimens, not {n_specimens}."
-        )
     rng = np.random.default_rng(seed)
-    species = grow_species(n_species, rng)
-    owners = np.repeat(np.arange(n_species), _abundances(n_species, n_specimens, rng))
-    owners = rng.permutation(owners)
-    depths = rng.choice(list(_LABEL_DEPTHS), size=n_specimens, p=list(_LABEL_DEPTHS.values()))
-    splits = partition(np.where(depths == len(RANKS), owners, -1), rng)
-    columns = _describe(species, owners, depths, rng)
-    columns |= _pad(list(_photograph_all(species, owners, seed)))
-    _write(path, columns, splits)
+    taxonomy = grow_taxonomy(n_species + round(_UNDESCRIBED_PER_SPECIES * n_species), rng)
+    specimens = collect_specimens(taxonomy, n_species, n_specimens, rng)
+    traits = evolve_traits(taxonomy.names[0], taxonomy.parents, rng)
 
-
-def _abundances(
-    n_species: int, n_specimens: int, rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
-    """Return how many specimens each species has: few of many, many of few."""
-    weights = rng.lognormal(sigma=0.6, size=n_species)
-    counts = np.maximum(1, np.floor(weights / weights.sum() * n_specimens)).astype(np.int64)
-    counts[rng.permutation(n_species)[: max(1, n_species // 40)]] = 1
-    counts[np.argmax(counts)] += n_specimens - counts.sum()
-    return counts
-
-
-def _describe(
-    species: list[Taxon],
-    owners: npt.NDArray[np.int64],
-    depths: npt.NDArray[np.int64],
-    rng: np.random.Generator,
-) -> Columns:
-    """Return every column but the photos, one row per specimen."""
-    lineages = [species[owner].lineage[:depth] for owner, depth in zip(owners, depths, strict=True)]
-    columns: Columns = {
-        rank: np.array(
-            [line[level].encode() if level < len(line) else NOT_CLASSIFIED for line in lineages]
-        )
-        for level, rank in enumerate(RANKS)
-    }
-    numbers = range(len(owners))
-    columns["sampleid"] = np.array([f"SAMPLE-{number:06d}".encode() for number in numbers])
-    columns["processid"] = np.array([f"SMPL{number:06d}-26".encode() for number in numbers])
-    columns["image_file"] = np.array([f"SMPL{number:06d}-26.jpg".encode() for number in numbers])
-    # One species in ten falls into two BINs.
-    in_second = (owners % 10 == 0) & (rng.random(len(owners)) < 0.5)
-    bins = owners + len(species) * in_second
-    columns["uri"] = np.array([f"BOLD:SMP{number:04d}".encode() for number in bins])
-    columns[BARCODE] = np.array([sequence_specimen(species[o].barcode, rng) for o in owners])
-    ids, mask = tokenize_names([" ".join(line) for line in lineages])
-    return columns | {TEXT_IDS: ids, TEXT_MASK: mask, TEXT_TYPE_IDS: np.zeros_like(ids)}
-
-
-def _photograph_all(
-    species: list[Taxon], owners: npt.NDArray[np.int64], seed: int
-) -> Iterator[bytes]:
-    """Yield a JPEG of each specimen, drawn in parallel; each has a random stream of its own."""
-    jobs = [(species[owner].traits, [seed, number]) for number, owner in enumerate(owners)]
-    # Spawned rather than forked: the caller may run threads.
-    with get_context("spawn").Pool(os.cpu_count()) as pool:
-        photos = pool.imap(photograph_from_traits, jobs, chunksize=32)
-        yield from track(photos, description="Drawing specimens", total=len(jobs))
-
-
-def _pad(jpegs: list[bytes]) -> Columns:
-    lengths = np.array([len(jpeg) for jpeg in jpegs])
-    images = np.zeros((len(jpegs), lengths.max()), dtype=np.uint8)
-    for row, jpeg in zip(images, jpegs, strict=True):
-        row[: len(jpeg)] = np.frombuffer(jpeg, dtype=np.uint8)
-    return {IMAGE: images, IMAGE_LENGTH: lengths}
-
-
-def _write(path: Path, columns: Columns, splits: dict[str, npt.NDArray[np.int64]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    with h5py.File(unfinished, "w") as file:
-        for split in SPLITS_1M:
+    with TemporaryFile(dir=path.parent) as spool, _replacing(path) as partial:
+        lengths = _draw_photos(spool, traits[specimens.species], seed, processes)
+        _write_splits(partial, specimens, spool, lengths, seed)
+
+
+def _draw_photos(
+    spool: IO[bytes], traits: TraitArray, seed: int, processes: int | None
+) -> IntArray:
+    """Append one JPEG per row of `traits` to a file and return their lengths."""
+    tasks = ((looks, (seed, number)) for number, looks in enumerate(traits, start=1))
+    lengths = np.zeros(len(traits), dtype=np.int64)
+    with _mapped(tasks, processes or _available_cores()) as photos:
+        shown = track(photos, "Drawing photos", len(traits), console=Console(stderr=True))
+        for specimen, jpeg in enumerate(shown):
+            lengths[specimen] = spool.write(jpeg)
+    spool.flush()
+    return lengths
+
+
+@contextmanager
+def _mapped(
+    tasks: Iterable[tuple[TraitArray, tuple[int, ...]]], processes: int
+) -> Iterator[Iterable[bytes]]:
+    if processes == 1:
+        yield map(draw_photo_of, tasks)
+        return
+    # Spawned, not forked: PyTorch may run threads here. The module of `draw_photo_of` is light.
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        yield pool.imap(draw_photo_of, tasks, chunksize=8)
+
+
+def _write_splits(
+    path: Path, specimens: Specimens, spool: IO[bytes], lengths: IntArray, seed: int
+) -> None:
+    columns = specimens.columns | tokenize_names(specimens.names) | {IMAGE_LENGTH: lengths}
+    splits = rows_of_splits(partition(specimens.columns[RANKS[-1]], seed))
+    jpegs = np.memmap(spool, dtype=np.uint8, mode="r")
+    with h5py.File(path, "w") as file:
+        for split, rows in splits.items():
             group = file.create_group(split)
-            for name, values in columns.items():
-                group[name] = values[splits[split]]
-    os.replace(unfinished, path)
+            for name, column in columns.items():
+                group.create_dataset(name, data=column[rows])
+            _write_images(group, rows, jpegs, lengths)
+
+
+def _write_images(
+    group: h5py.Group, rows: IntArray, jpegs: npt.NDArray[np.uint8], lengths: IntArray
+) -> None:
+    starts = np.cumsum(lengths) - lengths
+    images = group.create_dataset(IMAGE, (len(rows), int(lengths.max())), dtype=np.uint8)
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        chosen = rows[first : first + _ROWS_AT_ONCE]
+        block = np.zeros((len(chosen), images.shape[1]), dtype=np.uint8)
+        for padded, start, length in zip(block, starts[chosen], lengths[chosen], strict=True):
+            padded[:length] = jpegs[start : start + length]
+        images[first : first + len(chosen)] = block
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path`, which takes its place unless an error is raised."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # says less than cpu_count() inside a SLURM job
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -106,7 +106,7 @@ def rows_of_splits(splits: npt.NDArray[np.str_]) -> dict[str, npt.NDArray[np.int
 def _shuffled_positions(
     taxa: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """Number the specimens of each species from 0, in random order."""
+    """Return the number of each specimen in its species, counted from 0 in random order."""
     shuffled = rng.permutation(len(taxa))
     grouped = shuffled[np.argsort(taxa[shuffled], kind="stable")]
     first = np.cumsum(counts) - counts
@@ -115,9 +115,7 @@ def _shuffled_positions(
     return positions
 
 
-def _draw_roles(
-    counts: npt.NDArray[np.int64], rng: np.random.Generator
-) -> npt.NDArray[np.str_]:
+def _draw_roles(counts: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.str_]:
     """Decide for each species whether it is a singleton, seen, or unseen in validation or test."""
     roles = np.full(len(counts), "seen", dtype="U16")
     roles[counts == 1] = SINGLETON

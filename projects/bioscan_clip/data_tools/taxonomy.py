@@ -87,13 +87,15 @@ def grow_taxonomy(n_species: int, rng: np.random.Generator) -> Taxonomy:
     epithets = [
         stem.lower() + str(rng.choice(_EPITHET_ENDINGS)) for stem in _distinct_stems(n_species, rng)
     ]
-    species = tuple(f"{genera[g]} {epithet}" for g, epithet in zip(parents[2], epithets, strict=True))
+    species = tuple(
+        f"{genera[g]} {epithet}" for g, epithet in zip(parents[2], epithets, strict=True)
+    )
     return Taxonomy((ORDERS[:n_orders], families, genera, species), parents)
 
 
 def _draw_parents(n_parents: int, n_children: int, rng: np.random.Generator) -> IntArray:
     """Give every parent one child, and the remaining children to parents of uneven richness."""
-    richness = rng.dirichlet(np.full(n_parents, 2.0))
+    richness = rng.dirichlet(np.full(n_parents, 5.0))
     others = rng.choice(n_parents, n_children - n_parents, p=richness)
     return np.sort(np.concatenate([np.arange(n_parents), others]))
 

@@ -1,0 +1,175 @@
+"""Every experiment composes and becomes real objects, with every option of its groups."""
+
+import shutil
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from hydra_zen import store
+from mmlearn.cli import run as _  # fills mmlearn's part of the store
+from omegaconf import OmegaConf
+from transformers import BertConfig, BertModel
+
+from projects.bioscan_clip.tasks import LabelAwareContrastiveLoss
+
+SEARCH_PATH = "hydra.searchpath=[pkg://projects.bioscan_clip.configs]"
+FULL_SIZE = ("bioscan_1m", "bioscan_5m")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _hydra():
+    store.add_to_hydra_store(overwrite_ok=True)
+    with initialize_config_module("mmlearn.conf", version_base=None):
+        yield
+    GlobalHydra.instance().clear()
+
+
+def composed(experiment: str, *overrides: str):
+    return compose("base_config", overrides=[SEARCH_PATH, f"+experiment={experiment}", *overrides])
+
+
+def trainable(module: torch.nn.Module) -> set[str]:
+    return {name for name, weight in module.named_parameters() if weight.requires_grad}
+
+
+@pytest.fixture
+def pretrained(tmp_path_factory, monkeypatch) -> list[str]:
+    """Overrides that put small files in the formats of the published weights in their place."""
+    folder = tmp_path_factory.mktemp("weights")
+    BertModel(BertConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(
+        folder / "bert"
+    )
+    yield [
+        f"task.encoders.text.model_name_or_path={folder / 'bert'}",
+        "task.heads.text.in_dim=64",
+        "task.encoders.rgb.pretrained=false",
+        "task.encoders.rgb.model_name=vit_tiny_patch16_224",
+        "task.encoders.dna.pretrained_checkpoint_path=null",
+        "+task.encoders.dna.model_config_kwargs={num_hidden_layers: 1}",
+    ]
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("experiment", FULL_SIZE)
+def test_published_recipe(experiment, monkeypatch):
+    monkeypatch.setenv("BARCODEBERT_5MER", "/weights/model_41.pth")
+    monkeypatch.setenv(f"{experiment.upper()}_HDF5", "/data/file.hdf5")
+    config = composed(experiment)
+    task = config.task
+    assert task.encoders.rgb.model_name == "vit_base_patch16_224"
+    assert task.encoders.rgb.pretrained
+    assert task.encoders.dna.pretrained_checkpoint_path == "/weights/model_41.pth"
+    assert task.encoders.dna.vocab_size == 1027
+    assert task.encoders.text.model_name_or_path == "prajjwal1/bert-small"
+    assert task.encoders.text.pooling == "mean"
+    assert (task.heads.text.in_dim, task.heads.text.out_dim) == (512, 768)
+    assert (task.optimizer.lr, task.optimizer.eps) == (1e-3, 1e-6)
+    schedule = task.lr_scheduler.scheduler
+    assert (schedule.max_lr, schedule.pct_start, schedule.anneal_strategy) == (1e-3, 0.3, "cos")
+    assert schedule.total_steps is None
+    assert task.loss.gather_with_grad
+    assert (config.seed, config.dataloader.train.batch_size) == (0, 400)
+    assert (config.trainer.max_epochs, config.trainer.precision) == (15, "16-mixed")
+    assert config.datasets.train.split == "no_split_and_seen_train"
+    assert config.datasets.train.for_training
+    for stage in ("val", "test"):
+        evaluated = config.datasets[stage]
+        splits = {part: dataset.split for part, dataset in evaluated.items()}
+        assert splits == {
+            "keys_split": "all_keys",
+            "seen_split": f"{stage}_seen",
+            "unseen_split": f"{stage}_unseen",
+        }
+        assert not any(dataset.for_training for dataset in evaluated.values())
+        assert all(d.path_to_hdf5_file == "/data/file.hdf5" for d in evaluated.values())
+    tokenizer = config.datasets.train.tokenizer
+    assert (tokenizer.k, tokenizer.stride, tokenizer.max_length) == (5, 5, 660)
+
+
+@pytest.mark.parametrize("experiment", [*FULL_SIZE, "bioscan_sample"])
+def test_nothing_needs_slurm_or_a_user(experiment, monkeypatch):
+    for variable in ("SLURM_JOB_ID", "USER", "WANDB_PROJECT"):
+        monkeypatch.delenv(variable, raising=False)
+    printed = OmegaConf.to_yaml(composed(experiment))
+    assert "SLURM" not in printed
+    assert "oc.env:USER" not in printed
+    assert "dirpath: ${hydra:runtime.output_dir}/checkpoints" in printed
+
+
+ADAPTED = {
+    "qv": {"rgb": {"qkv"}, "dna": {"query", "value"}, "text": {"query", "value"}},
+    "qkv": {"rgb": {"qkv"}, "dna": {"query", "key", "value"}, "text": {"query", "key", "value"}},
+    "clibd": {"rgb": {"qkv"}, "dna": {"query", "value"}, "text": {"query", "value"}},
+}
+
+
+@pytest.mark.parametrize("lora", ADAPTED)
+def test_lora_adapts_what_it_says(pretrained, lora):
+    encoders = instantiate(composed("bioscan_1m", *pretrained, f"lora={lora}").task.encoders)
+    for modality, layers in ADAPTED[lora].items():
+        names = trainable(encoders[modality])
+        assert {name.split(".lora_")[0].split(".")[-1] for name in names if ".lora_" in name} == layers
+        rest = {name for name in names if ".lora_" not in name}
+        head = {"rgb": "head", "dna": "decoder", "text": None}[modality]
+        assert all(head in name for name in rest)
+        assert bool(rest) == (head is not None)
+
+
+def test_lora_rank_and_scale(pretrained):
+    for lora, scale in (("qv", 2.0), ("qkv", 2.0), ("clibd", 1.0)):
+        encoders = instantiate(composed("bioscan_1m", *pretrained, f"lora={lora}").task.encoders)
+        for encoder in encoders.values():
+            layers = [m for m in encoder.modules() if hasattr(m, "scaling") and hasattr(m, "lora_A")]
+            assert layers
+            assert all(layer.scaling["default"] == scale for layer in layers)
+            assert all(layer.r["default"] == 4 for layer in layers)
+
+
+def test_lora_none_trains_everything(pretrained):
+    encoders = instantiate(composed("bioscan_1m", *pretrained, "lora=none").task.encoders)
+    assert "model.blocks.0.attn.qkv.weight" in trainable(encoders["rgb"])
+    assert "model.bert.embeddings.word_embeddings.weight" in trainable(encoders["dna"])
+    assert not any("lora" in name for name in trainable(encoders["text"]))
+
+
+@pytest.mark.parametrize(
+    ("modalities", "pairs"),
+    [
+        ("image_dna_text", {("rgb", "dna"), ("rgb", "text"), ("dna", "text")}),
+        ("image_dna", {("rgb", "dna")}),
+        ("image_text", {("rgb", "text")}),
+    ],
+)
+def test_modalities_decide_about_loss_pairs(tmp_path, modalities, pairs):
+    output_dir = "task.evaluation_tasks.tax_cls.task.output_dir=" + str(tmp_path)
+    config = composed("bioscan_sample", f"modalities={modalities}", output_dir)
+    task = instantiate(config.task, _convert_="partial")
+    assert {tuple(pair.modalities) for pair in task.modality_loss_pairs} == pairs
+    named = {name for pair in pairs for name in pair}
+    assert set(task.encoders) == named
+    assert set(task.heads or {}) == named & {"text"}
+
+
+def test_label_aware_loss_is_an_option():
+    config = composed(
+        "bioscan_sample",
+        "modules/losses@task.loss=LabelAwareContrastiveLoss",
+        "task.loss.positives=species",
+    )
+    loss = instantiate(config.task.loss)
+    assert isinstance(loss, LabelAwareContrastiveLoss)
+    assert loss.positives == "species"
+
+
+def test_launcher_options_of_mmlearn_are_there():
+    config = composed(
+        "bioscan_1m",
+        "hydra.launcher.mem_gb=32",
+        "hydra.launcher.qos=normal",
+        "hydra.launcher.gres=gpu:2",
+        "hydra.launcher.tasks_per_node=2",
+        "+hydra.launcher.additional_parameters={export: ALL}",
+    )
+    assert config.experiment_name == "bioscan_1m"

@@ -1,0 +1,54 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from projects.bioscan_clip.cli import app
+
+
+@pytest.fixture
+def runner() -> CliRunner:
+    return CliRunner()
+
+
+def test_sample_is_written(runner, tmp_path):
+    out = tmp_path / "new" / "sample.hdf5"
+    result = runner.invoke(
+        app, ["data", "sample", "--out", str(out), "--species", "8", "--specimens", "64"]
+    )
+    assert result.exit_code == 0, result.output
+    assert f"Wrote {out}" in result.output.replace("\n", "")
+    assert out.is_file()
+
+
+def test_impossible_sample_is_refused_in_a_sentence(runner, tmp_path):
+    arguments = ["data", "sample", "--out", str(tmp_path / "s.hdf5"), "--species", "2"]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+    assert "species" in result.output
+
+
+def test_doctor_exit_status(runner, sample_file, monkeypatch):
+    monkeypatch.setenv("BIOSCAN_SAMPLE_HDF5", str(sample_file))
+    monkeypatch.delenv("BIOSCAN_1M_HDF5", raising=False)
+    assert runner.invoke(app, ["doctor", "--experiment", "bioscan_sample"]).exit_code == 0
+    result = runner.invoke(app, ["doctor", "--experiment", "bioscan_1m"])
+    assert result.exit_code == 1
+    assert "BIOSCAN_1M_HDF5" in result.output
+
+
+def test_results_of_a_run(runner, tmp_path):
+    name = "test/rgb_to_dna/seen/micro/top1/{}"
+    ranks = ("order", "family", "genus", "species")
+    values = {name.format(rank): 0.9 - 0.2 * i for i, rank in enumerate(ranks)}
+    (tmp_path / "metrics.json").write_text(json.dumps(values))
+    output = runner.invoke(app, ["results", str(tmp_path)]).output
+    row = next(line for line in output.splitlines() if "rgb to dna" in line)
+    assert [cell.strip() for cell in row.split("│")[4:8]] == ["90.0", "70.0", "50.0", "30.0"]
+
+
+def test_results_of_no_run(runner, tmp_path):
+    result = runner.invoke(app, ["results", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "holds no metrics.json" in " ".join(result.output.split())
