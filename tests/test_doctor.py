@@ -46,7 +46,9 @@ def test_unset_variables_of_an_experiment_are_missing():
 
 
 def test_weights_are_opened_and_the_hub_is_looked_at(sample_file, tmp_path, monkeypatch):
-    torch.save({"bert.embeddings.word_embeddings.weight": torch.zeros(2)}, tmp_path / "model_41.pth")
+    torch.save(
+        {"bert.embeddings.word_embeddings.weight": torch.zeros(2)}, tmp_path / "model_41.pth"
+    )
     monkeypatch.setenv("BIOSCAN_1M_HDF5", str(sample_file))
     monkeypatch.setenv("BARCODEBERT_5MER", str(tmp_path / "model_41.pth"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -100,7 +100,9 @@ def _packages() -> list[Finding]:
     except importlib.metadata.PackageNotFoundError:
         remedy = "pip install -e . in the project's folder"
         return [Finding(_DISTRIBUTION, "missing", "not installed", remedy)]
-    needed = [requirement for requirement in map(Requirement, requirements) if not requirement.marker]
+    needed = [
+        requirement for requirement in map(Requirement, requirements) if not requirement.marker
+    ]
     problems = [problem for requirement in needed if (problem := _package_problem(requirement))]
     return problems or [Finding("Packages", "ok", f"{len(needed)} as required")]
 
@@ -174,14 +176,19 @@ def _data(config: Any) -> Iterator[Finding]:
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    evaluated = {f"{stage} {part}": config.datasets[stage][part]
-                 for stage in ("val", "test") for part in config.datasets[stage]}
+    evaluated = {
+        f"{stage} {part}": config.datasets[stage][part]
+        for stage in ("val", "test")
+        for part in config.datasets[stage]
+    }
     for role, dataset in {"train": config.datasets.train, **evaluated}.items():
         subject = f"Data, {role.removesuffix('_split')}"
         try:
             specimens = len(instantiate(dataset))
         except InstantiationException as error:
-            remedy = f"export {dataset.path_variable}=<path of the HDF5 file>; the README says where"
+            remedy = (
+                f"export {dataset.path_variable}=<path of the HDF5 file>; the README says where"
+            )
             remedy += " to get it, `bioscan-clip data sample` writes a small one"
             yield Finding(subject, "missing", str(error.__cause__ or error), remedy)
             return  # the other splits would say the same
@@ -236,4 +243,6 @@ def _on_hub(subject: str, repository: str, file: str) -> Finding:
         else:
             return Finding(subject, "ok", f"{repository}, will be downloaded")
     remedy = f"where there is internet: hf download {repository}"
-    return Finding(subject, "missing", f"{repository} is not in the cache nor to be reached", remedy)
+    return Finding(
+        subject, "missing", f"{repository} is not in the cache nor to be reached", remedy
+    )

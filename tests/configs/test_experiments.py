@@ -2,13 +2,13 @@
 
 import shutil
 
+import mmlearn.cli.run  # noqa: F401  fills mmlearn's part of the store
 import pytest
 import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from hydra_zen import store
-from mmlearn.cli import run as _  # fills mmlearn's part of the store
 from omegaconf import OmegaConf
 from transformers import BertConfig, BertModel
 
@@ -38,9 +38,9 @@ def trainable(module: torch.nn.Module) -> set[str]:
 def pretrained(tmp_path_factory, monkeypatch) -> list[str]:
     """Overrides that put small files in the formats of the published weights in their place."""
     folder = tmp_path_factory.mktemp("weights")
-    BertModel(BertConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(
-        folder / "bert"
-    )
+    BertModel(
+        BertConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2)
+    ).save_pretrained(folder / "bert")
     yield [
         f"task.encoders.text.model_name_or_path={folder / 'bert'}",
         "task.heads.text.in_dim=64",
@@ -110,7 +110,9 @@ def test_lora_adapts_what_it_says(pretrained, lora):
     encoders = instantiate(composed("bioscan_1m", *pretrained, f"lora={lora}").task.encoders)
     for modality, layers in ADAPTED[lora].items():
         names = trainable(encoders[modality])
-        assert {name.split(".lora_")[0].split(".")[-1] for name in names if ".lora_" in name} == layers
+        assert {
+            name.split(".lora_")[0].split(".")[-1] for name in names if ".lora_" in name
+        } == layers
         rest = {name for name in names if ".lora_" not in name}
         head = {"rgb": "head", "dna": "decoder", "text": None}[modality]
         assert all(head in name for name in rest)
@@ -121,7 +123,9 @@ def test_lora_rank_and_scale(pretrained):
     for lora, scale in (("qv", 2.0), ("qkv", 2.0), ("clibd", 1.0)):
         encoders = instantiate(composed("bioscan_1m", *pretrained, f"lora={lora}").task.encoders)
         for encoder in encoders.values():
-            layers = [m for m in encoder.modules() if hasattr(m, "scaling") and hasattr(m, "lora_A")]
+            layers = [
+                m for m in encoder.modules() if hasattr(m, "scaling") and hasattr(m, "lora_A")
+            ]
             assert layers
             assert all(layer.scaling["default"] == scale for layer in layers)
             assert all(layer.r["default"] == 4 for layer in layers)

@@ -1,44 +1,80 @@
 import numpy as np
 import pytest
 
-from projects.bioscan_clip.data_tools.names import tokenize_names
-from projects.bioscan_clip.data_tools.phylogeny import grow_species
+from projects.bioscan_clip.data_tools.names import (
+    SPECIAL_TOKENS,
+    build_vocabulary,
+    name_tokenizer,
+    tokenize_names,
+)
+from projects.bioscan_clip.data_tools.taxonomy import ORDERS, grow_taxonomy
+from projects.bioscan_clip.datasets.schema import TEXT_IDS, TEXT_MASK, TEXT_TYPE_IDS
+
+MODEL_VOCABULARY = 2000
 
 
 @pytest.fixture(scope="module")
-def lineages():
-    return [taxon.lineage for taxon in grow_species(200, np.random.default_rng(0))]
+def names() -> list[str]:
+    taxonomy = grow_taxonomy(200, np.random.default_rng(0))
+    return [
+        " ".join(taxa[i] for taxa, i in zip(taxonomy.names, lineage, strict=True))
+        for lineage in taxonomy.lineages()
+    ]
 
 
-def test_names_are_unique_and_nested(lineages):
-    assert len({line[3] for line in lineages}) == 200
-    for rank in (1, 2, 3):
-        assert len({line[rank] for line in lineages}) == len({line[: rank + 1] for line in lineages})
+def test_vocabulary_fits_a_small_bert():
+    vocabulary = build_vocabulary()
+    assert max(vocabulary.values()) < MODEL_VOCABULARY
+    assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
 
 
-def test_names_look_latin(lineages):
-    for _, family, genus, species in lineages:
-        assert family.endswith("idae")
-        assert species.split()[0] == genus
-        assert species.split()[1].islower()
-        assert genus[0].isupper()
+def test_special_tokens_have_the_ids_of_bert():
+    tokenizer = name_tokenizer()
+    found = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+    assert found == {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
 
 
-def test_tokens_spell_the_name(lineages):
-    names = [" ".join(line) for line in lineages]
-    ids, mask = tokenize_names(names)
-    assert ids.shape == mask.shape == (200, 20)
+def test_columns_are_what_bert_reads():
+    columns = tokenize_names(["Diptera", "Diptera Culicidae Aedes Aedes albopictus"])
+    ids, mask = columns[TEXT_IDS], columns[TEXT_MASK]
+    for column in columns.values():
+        assert column.dtype == np.int64
+        assert column.shape == (2, 20)
     assert (ids[:, 0] == 101).all()
-    assert ((ids != 0) == mask).all()
-    assert (ids == 102).sum() == 200
-    assert not (ids == 100).any()
-    assert ids.max() < 2000
-    assert len(np.unique(ids, axis=0)) == 200  # no two species read the same
-    assert (ids[:, -1] == 0).mean() > 0.9  # hardly any is cut off
+    assert (ids == 102).sum(axis=1).tolist() == [1, 1]
+    np.testing.assert_array_equal(mask, ids != 0)
+    np.testing.assert_array_equal(np.sort(mask)[:, ::-1], mask)
+    assert not columns[TEXT_TYPE_IDS].any()
 
 
-def test_partial_names_have_fewer_tokens(lineages):
-    full, order_only = " ".join(lineages[0]), lineages[0][0]
-    ids, mask = tokenize_names([full, order_only])
-    assert mask[0].sum() > mask[1].sum() == 3
-    assert ids[1, :3].tolist() == [101, ids[0, 1], 102]
+def test_case_makes_no_difference():
+    ids = tokenize_names(["Diptera Culicidae", "diptera culicidae"])[TEXT_IDS]
+    np.testing.assert_array_equal(ids[0], ids[1])
+
+
+def test_a_long_name_is_cut_but_keeps_its_end():
+    ids = tokenize_names(["xyz" * 30])[TEXT_IDS][0]
+    assert ids[0] == 101
+    assert ids[-1] == 102
+
+
+def test_invented_names_fit_and_hold_no_unknown_token(names):
+    ids = tokenize_names(names)[TEXT_IDS]
+    assert (ids != SPECIAL_TOKENS["[UNK]"]).all()
+    tokenizer = name_tokenizer()
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    lengths = [len(tokenizer.encode(name).ids) for name in names]
+    assert np.mean(np.array(lengths) <= 20) > 0.98
+
+
+def test_different_names_have_different_tokens(names):
+    assert len(np.unique(tokenize_names(names)[TEXT_IDS], axis=0)) == len(names)
+
+
+def test_orders_are_few_tokens():
+    assert tokenize_names(ORDERS)[TEXT_MASK].sum(axis=1).max() <= 4
+
+
+def test_no_names_give_no_rows():
+    assert tokenize_names([])[TEXT_IDS].shape == (0, 20)

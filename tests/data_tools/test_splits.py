@@ -1,73 +1,106 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projects.bioscan_clip.data_tools.splits import HEAD_SPECIES_SIZE, partition
+from projects.bioscan_clip.data_tools.splits import BASE_SPLITS, partition, rows_of_splits
+from projects.bioscan_clip.datasets.schema import NOT_CLASSIFIED, SPLITS_1M
 
-DISJOINT = (
-    "no_split", "train_seen", "val_seen", "test_seen", "seen_keys",
-    "val_unseen", "val_unseen_keys", "test_unseen", "test_unseen_keys",
-)  # fmt: skip
 SEEN = ("train_seen", "val_seen", "test_seen", "seen_keys")
+VAL_UNSEEN = ("val_unseen", "val_unseen_keys")
+TEST_UNSEEN = ("test_unseen", "test_unseen_keys")
 
 
 @st.composite
-def collections(draw) -> np.ndarray:
-    """Species codes of specimens, in any order, some unknown."""
-    sizes = draw(st.lists(st.integers(1, 40), min_size=1, max_size=30))
-    unknown = draw(st.integers(0, 20))
-    species = np.concatenate([np.repeat(np.arange(len(sizes)), sizes), np.full(unknown, -1)])
-    return np.random.default_rng(draw(st.integers(0, 99))).permutation(species)
+def label_columns(draw):
+    """Species labels of a collection in random order, with some unknown."""
+    sizes = draw(st.lists(st.integers(1, 30), max_size=25))
+    names = [f"Genus species{number}".encode() for number in range(len(sizes))]
+    labels = np.repeat(np.array(names, dtype="S20"), sizes)
+    unknown = np.array([NOT_CLASSIFIED, b""] * draw(st.integers(0, 5)), dtype="S20")
+    order = np.random.default_rng(draw(st.integers(0, 9)))
+    return order.permutation(np.concatenate([labels, unknown]))
 
 
-def split(species: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
-    return partition(species, np.random.default_rng(seed))
+def species_in(species, splits, names) -> set[bytes]:
+    return set(species[np.isin(splits, names)])
 
 
-@settings(max_examples=100, deadline=None)
-@given(collections())
-def test_promises_of_the_paper(species):
-    splits = split(species)
-    rows = np.concatenate([splits[name] for name in DISJOINT])
-    assert np.sort(rows).tolist() == list(range(len(species)))  # all of them, each once
+@settings(deadline=None, max_examples=80)
+@given(label_columns(), st.integers(0, 5))
+def test_the_partition_is_sound(species, seed):
+    splits = partition(species, seed)
+    assert splits.shape == species.shape
+    assert np.isin(splits, BASE_SPLITS).all()
 
-    taxa = {name: set(species[rows].tolist()) for name, rows in splits.items()}
-    seen = set().union(*(taxa[name] for name in SEEN))
-    val, test = (taxa[f"{s}_unseen"] | taxa[f"{s}_unseen_keys"] for s in ("val", "test"))
-    assert not seen & (val | test)
-    assert not val & test
-    assert taxa["val_unseen"] <= taxa["val_unseen_keys"]  # each query's species has a key
-    assert taxa["test_unseen"] <= taxa["test_unseen_keys"]
-    assert all(taxa[name] == seen for name in SEEN)
-    assert -1 not in seen | val | test
+    seen = species_in(species, splits, SEEN)
+    val_unseen = species_in(species, splits, VAL_UNSEEN)
+    test_unseen = species_in(species, splits, TEST_UNSEEN)
+    single = species_in(species, splits, ["single_species"])
+    groups = [seen, val_unseen, test_unseen, single]
+    assert len(set.union(*groups)) == sum(map(len, groups))
+    assert species_in(species, splits, ["no_split"]) <= {NOT_CLASSIFIED, b""}
+    assert not set.union(*groups) & {NOT_CLASSIFIED, b""}
 
-
-@settings(max_examples=50, deadline=None)
-@given(collections())
-def test_species_by_their_size(species):
-    splits = split(species)
-    taxa, sizes = np.unique(species[species >= 0], return_counts=True)
-    seen = set(species[splits["train_seen"]])
-    assert all(sizes[taxa == taxon] >= HEAD_SPECIES_SIZE for taxon in seen)
-    assert len(seen) == round(0.8 * (sizes >= HEAD_SPECIES_SIZE).sum())
-    assert set(species[splits["single_species"]]) == set(taxa[sizes == 1])
-    assert set(splits["single_species"]) <= set(splits["no_split"])
+    taxa, counts = np.unique(species, return_counts=True)
+    size = dict(zip(taxa, counts, strict=True))
+    assert all(size[one] == 1 for one in single)
+    assert all(size[one] >= 10 for one in seen)
+    assert all(size[one] >= 2 for one in val_unseen | test_unseen)
+    for parts in (SEEN, VAL_UNSEEN, TEST_UNSEEN):
+        for part in parts:  # every query has a key, and every species is met in every role
+            assert species_in(species, splits, [part]) == species_in(species, splits, parts)
 
 
-def test_shares_of_seen_specimens():
-    species = np.repeat(np.arange(10), 50)
-    splits = split(species)
-    assert [len(splits[name]) for name in SEEN] == [8 * 35, 8 * 5, 8 * 5, 8 * 5]
+@settings(deadline=None, max_examples=30)
+@given(label_columns())
+def test_every_specimen_is_in_exactly_one_base_split(species):
+    rows = rows_of_splits(partition(species, 0))
+    assert set(rows) == set(SPLITS_1M)
+    # single_species is part of no_split, and the others are unions.
+    disjoint = [rows[name] for name in ("no_split", *BASE_SPLITS[2:])]
+    assert sorted(np.concatenate(disjoint)) == list(range(len(species)))
 
 
-def test_unions():
-    splits = split(np.repeat(np.arange(20), 12))
-    assert set(splits["no_split_and_seen_train"]) == {*splits["no_split"], *splits["train_seen"]}
-    keys = {*splits["seen_keys"], *splits["val_unseen_keys"], *splits["test_unseen_keys"]}
-    assert set(splits["all_keys"]) == keys
+@settings(deadline=None, max_examples=30)
+@given(label_columns(), st.integers(0, 5))
+def test_the_same_seed_gives_the_same_partition(species, seed):
+    np.testing.assert_array_equal(partition(species, seed), partition(species.copy(), seed))
 
 
-def test_seed_decides():
-    species = np.repeat(np.arange(20), 12)
-    assert all((split(species)[name] == rows).all() for name, rows in split(species).items())
-    assert set(split(species, 1)["train_seen"]) != set(split(species, 2)["train_seen"])
+@pytest.fixture(scope="module")
+def collection():
+    """100 species with 20 specimens each."""
+    species = np.repeat(np.array([f"Genus {number}".encode() for number in range(100)]), 20)
+    return species, partition(species, 0)
+
+
+def test_shares_are_those_of_the_paper(collection):
+    species, splits = collection
+    assert len(species_in(species, splits, SEEN)) == 80
+    assert len(species_in(species, splits, VAL_UNSEEN)) == 10
+    assert len(species_in(species, splits, TEST_UNSEEN)) == 10
+    n_seen = 80 * 20
+    counts = {name: int((splits == name).sum()) for name in BASE_SPLITS}
+    assert [counts[name] for name in SEEN] == [share * n_seen // 10 for share in (7, 1, 1, 1)]
+    assert [counts[name] for name in (*VAL_UNSEEN, *TEST_UNSEEN)] == [100] * 4
+
+
+def test_unions_hold_their_parts(collection):
+    rows = rows_of_splits(collection[1])
+    keys = [rows[name] for name in ("seen_keys", "val_unseen_keys", "test_unseen_keys")]
+    np.testing.assert_array_equal(rows["all_keys"], np.sort(np.concatenate(keys)))
+    training = [rows["no_split"], rows["train_seen"]]
+    expected = np.sort(np.concatenate(training))
+    np.testing.assert_array_equal(rows["no_split_and_seen_train"], expected)
+
+
+def test_singletons_are_for_pretraining():
+    rows = rows_of_splits(partition(np.array([b"Aedes a", NOT_CLASSIFIED]), 0))
+    assert rows["single_species"].tolist() == [0]
+    assert rows["no_split"].tolist() == [0, 1]
+
+
+def test_other_seeds_give_other_partitions(collection):
+    species, splits = collection
+    assert (partition(species, 1) != splits).any()

@@ -149,7 +149,9 @@ def test_no_handle_is_open_before_the_first_read(path):
 def test_undecodable_photo_ends_an_evaluation_with_its_place(path):
     spoil(path, 4)
     dataset = BIOSCANInsectDataset(path, SPLIT, for_training=False)
-    with pytest.raises(BadRowError, match=rf"{path}, split {SPLIT}, row 4: the photo does not decode"):
+    with pytest.raises(
+        BadRowError, match=rf"{path}, split {SPLIT}, row 4: the photo does not decode"
+    ):
         dataset[4]
 
 
@@ -170,7 +172,9 @@ def test_on_bad_image_overrules(path):
     spoil(path, 4)
     with pytest.raises(BadRowError):
         BIOSCANInsectDataset(path, SPLIT, on_bad_image="raise")[4]
-    assert BIOSCANInsectDataset(path, SPLIT, for_training=False, on_bad_image="skip")[4]["bad_image"]
+    assert BIOSCANInsectDataset(path, SPLIT, for_training=False, on_bad_image="skip")[4][
+        "bad_image"
+    ]
 
 
 def test_a_file_of_bad_photos_ends(path):

@@ -23,8 +23,10 @@ def test_codes_are_equal_exactly_where_names_are(names):
 def test_code_does_not_depend_on_the_other_names():
     """The digest is fixed: saved codes stay comparable between versions and files."""
     alone = encode_taxa(np.array([b"Culicidae"]))
-    among = encode_taxa(np.array([b"Muscidae", b"a much longer name than the others", b"Culicidae"]))
-    assert alone[0] == among[2] == taxon_code(b"Culicidae") == 0xe1e641d3bfb9d8f2 >> 1
+    among = encode_taxa(
+        np.array([b"Muscidae", b"a much longer name than the others", b"Culicidae"])
+    )
+    assert alone[0] == among[2] == taxon_code(b"Culicidae") == 0xE1E641D3BFB9D8F2 >> 1
 
 
 def test_column_is_encoded_in_blocks(tmp_path, monkeypatch):

@@ -132,11 +132,15 @@ def test_no_keys_and_no_k_are_refused():
 
 @settings(max_examples=50)
 @given(
-    neighbours=st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=9),
+    neighbours=st.lists(
+        st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=9
+    ),
     data=st.data(),
 )
 def test_accuracies_equal_loops(neighbours, data):
-    truth = data.draw(st.lists(st.integers(0, 3), min_size=len(neighbours), max_size=len(neighbours)))
+    truth = data.draw(
+        st.lists(st.integers(0, 3), min_size=len(neighbours), max_size=len(neighbours))
+    )
     correct = topk_correct(torch.tensor(neighbours), torch.tensor(truth))
     for k in range(1, 5):
         hits = [label in row[:k] for row, label in zip(neighbours, truth, strict=True)]

@@ -118,7 +118,9 @@ def test_endless_training_is_refused(tmp_path):
 def test_evaluation_encodes_each_batch_once(tmp_path):
     evaluation = TwoForwards()
     task = BioscanPretraining(
-        **arguments(evaluation_tasks={"one": EvaluationSpec(evaluation), "two": EvaluationSpec(evaluation)})
+        **arguments(
+            evaluation_tasks={"one": EvaluationSpec(evaluation), "two": EvaluationSpec(evaluation)}
+        )
     )
     trainer(tmp_path).test(task, loader(), verbose=False)
     assert [encoder.calls for encoder in task.encoders.values()] == [BATCHES] * 3

@@ -69,7 +69,10 @@ def expected(splits) -> dict[str, float]:
         {"rgb": split.rgb, "dna": split.dna, "labels": split.labels} for split in splits
     )
     normalised = [
-        {n: v if n == "labels" else v / np.linalg.norm(v, axis=1, keepdims=True) for n, v in s.items()}
+        {
+            n: v if n == "labels" else v / np.linalg.norm(v, axis=1, keepdims=True)
+            for n, v in s.items()
+        }
         for s in (keys, seen, unseen)
     ]
     return evaluate_embeddings(

@@ -23,19 +23,8 @@ _VOWELS = ("a", "e", "i", "o", "u")
 _CODAS = ("l", "m", "n", "r", "s")
 _STEMS = ("coleo", "hemi", "hymeno", "lepido", "odon")
 _ENDINGS = (
-    "ia",
-    "idae",
-    "ptera",
-    "ensis",
-    "atus",
-    "ata",
-    "ella",
-    "oides",
-    "odes",
-    "osa",
-    "inus",
-    "ops",
-)
+    "ia", "idae", "ptera", "ensis", "atus", "ata", "ella", "oides", "odes", "osa", "inus", "ops",
+)  # fmt: skip
 
 
 def syllables() -> tuple[list[str], list[str]]:

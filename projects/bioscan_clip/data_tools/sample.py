@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Final
 
 import h5py
 import numpy as np
@@ -21,6 +21,10 @@ from projects.bioscan_clip.data_tools.splits import partition, rows_of_splits
 from projects.bioscan_clip.data_tools.taxonomy import IntArray, grow_taxonomy
 from projects.bioscan_clip.data_tools.traits import TraitArray, evolve_traits
 from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH, RANKS
+
+# With fewer, a split could be empty.
+_MIN_SPECIES: Final = 12
+_MIN_SPECIMENS_PER_SPECIES: Final = 15
 
 _UNDESCRIBED_PER_SPECIES = 0.25
 _ROWS_AT_ONCE = 256
@@ -57,6 +61,7 @@ def write_sample(
     ValueError
         If `n_species` or `n_specimens` is too small.
     """
+    _check_sizes(n_species, n_specimens)
     rng = np.random.default_rng(seed)
     taxonomy = grow_taxonomy(n_species + round(_UNDESCRIBED_PER_SPECIES * n_species), rng)
     specimens = collect_specimens(taxonomy, n_species, n_specimens, rng)
@@ -66,6 +71,17 @@ def write_sample(
     with TemporaryFile(dir=path.parent) as spool, _replacing(path) as partial:
         lengths = _draw_photos(spool, traits[specimens.species], seed, processes)
         _write_splits(partial, specimens, spool, lengths, seed)
+
+
+def _check_sizes(n_species: int, n_specimens: int) -> None:
+    if n_species < _MIN_SPECIES:
+        raise ValueError(f"A sample needs at least {_MIN_SPECIES} species, but got {n_species}.")
+    fewest = _MIN_SPECIMENS_PER_SPECIES * n_species
+    if n_specimens < fewest:
+        raise ValueError(
+            f"A sample of {n_species} species needs at least {fewest} specimens, "
+            f"{_MIN_SPECIMENS_PER_SPECIES} per species, but got {n_specimens}."
+        )
 
 
 def _draw_photos(

@@ -1,7 +1,6 @@
 """Which specimens a synthetic file holds: how many of each species, their labels and barcodes."""
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,16 +11,19 @@ from projects.bioscan_clip.data_tools.barcodes import (
     sequence_specimen,
     split_lineage,
 )
+from projects.bioscan_clip.data_tools.splits import HEAD_SIZE
 from projects.bioscan_clip.data_tools.taxonomy import IntArray, Taxonomy
-from projects.bioscan_clip.datasets.schema import BARCODE, BIN_COLUMNS, NOT_CLASSIFIED, RANKS
-
-MIN_SPECIMENS_PER_SPECIES: Final = 15
+from projects.bioscan_clip.datasets.schema import (
+    BARCODE,
+    BIN_COLUMNS,
+    IDENTIFIERS,
+    NOT_CLASSIFIED,
+    RANKS,
+)
 
 _UNLABELLED_SHARE = 0.27
 _SINGLETON_SHARE = 0.06
 _TAIL_SHARE = 0.18
-_TAIL_SIZES = (2, 10)  # from, below
-_HEAD_SIZE = 10
 _TWO_BIN_SHARE = 0.05
 # How far down specimens of undescribed species are identified: order, family or genus.
 _KNOWN_RANKS = ((1, 2, 3), (0.08, 0.27, 0.65))
@@ -70,17 +72,7 @@ def collect_specimens(
     -------
     Specimens
         The table.
-
-    Raises
-    ------
-    ValueError
-        If there are too few specimens.
     """
-    if n_specimens < MIN_SPECIMENS_PER_SPECIES * n_described:
-        raise ValueError(
-            f"{n_described} species need at least {MIN_SPECIMENS_PER_SPECIES * n_described} "
-            f"specimens ({MIN_SPECIMENS_PER_SPECIES} each), but got {n_specimens}."
-        )
     described = _choose_described(taxonomy, n_described, rng)
     n_unlabelled = round(_UNLABELLED_SHARE * n_specimens)
     counts = np.empty(len(described), dtype=np.int64)
@@ -92,14 +84,10 @@ def collect_specimens(
         described[species], len(RANKS), rng.choice(_KNOWN_RANKS[0], n_specimens, p=_KNOWN_RANKS[1])
     )
     labels = _label(taxonomy, species, known)
-    columns: dict[str, npt.NDArray[np.bytes_]] = dict(zip(RANKS, labels, strict=True))
+    columns = dict(zip(RANKS, labels, strict=True)) | _identifiers(n_specimens)
     second_lineage = _draw_lineages(counts, rng)[species] & (rng.random(n_specimens) < 0.5)
     columns[BIN_COLUMNS[0]] = _bin_names(species + len(counts) * second_lineage)
     columns[BARCODE] = _sequence(taxonomy, species, second_lineage, rng)
-    numbers = [f"{number:07d}" for number in range(1, n_specimens + 1)]
-    columns["sampleid"] = np.array([f"SAMPLE-{number}" for number in numbers], dtype="S")
-    columns["processid"] = np.array([f"SYN{number}-00" for number in numbers], dtype="S")
-    columns["image_file"] = np.array([f"SYN{number}-00.jpg" for number in numbers], dtype="S")
     names = [
         " ".join(label.decode() for label in lineage[:depth])
         for lineage, depth in zip(np.stack(labels, axis=1), known, strict=True)
@@ -124,9 +112,9 @@ def _draw_abundances(n_species: int, n_specimens: int, rng: np.random.Generator)
     """Make few species common and many rare, some with a single specimen."""
     n_singletons = max(1, round(_SINGLETON_SHARE * n_species))
     n_tail = max(2, round(_TAIL_SHARE * n_species))
-    rare = [np.ones(n_singletons, dtype=np.int64), rng.integers(*_TAIL_SIZES, n_tail)]
+    rare = [np.ones(n_singletons, dtype=np.int64), rng.integers(2, HEAD_SIZE, n_tail)]
     n_rare = sum(int(counts.sum()) for counts in rare)
-    heads = _long_tail(n_specimens - n_rare, n_species - n_singletons - n_tail, _HEAD_SIZE, rng)
+    heads = _long_tail(n_specimens - n_rare, n_species - n_singletons - n_tail, HEAD_SIZE, rng)
     return rng.permutation(np.concatenate([*rare, heads]))
 
 
@@ -145,9 +133,18 @@ def _label(taxonomy: Taxonomy, species: IntArray, known: IntArray) -> list[npt.N
     ]
 
 
+def _identifiers(n_specimens: int) -> dict[str, npt.NDArray[np.bytes_]]:
+    columns = zip(IDENTIFIERS, ("SAMPLE-{:07d}", "SYN{:07d}-00", "SYN{:07d}-00.jpg"), strict=True)
+    numbers = range(1, n_specimens + 1)
+    return {
+        name: np.array([pattern.format(number) for number in numbers], dtype="S")
+        for name, pattern in columns
+    }
+
+
 def _draw_lineages(counts: IntArray, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
     """Choose the species that fall into two BINs."""
-    common = np.flatnonzero(counts >= _HEAD_SIZE)
+    common = np.flatnonzero(counts >= HEAD_SIZE)
     chosen = rng.choice(common, max(1, round(_TWO_BIN_SHARE * len(common))), replace=False)
     two_bins = np.zeros(len(counts), dtype=np.bool_)
     two_bins[chosen] = True

@@ -13,8 +13,6 @@ IntArray = npt.NDArray[np.int64]
 ORDERS: Final = ("Diptera", "Hymenoptera", "Coleoptera", "Lepidoptera", "Hemiptera", "Odonata")
 """Real orders, so that their body plans are known."""
 
-MIN_SPECIES: Final = 12
-
 _GENUS_ENDINGS = ("a", "us", "is", "ia", "ella", "ops", "odes", "on")
 _EPITHET_ENDINGS = ("us", "a", "is", "ensis", "atus", "ata", "osa", "inus", "ella", "oides")
 
@@ -63,14 +61,7 @@ def grow_taxonomy(n_species: int, rng: np.random.Generator) -> Taxonomy:
     -------
     Taxonomy
         No name occurs twice at any rank.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than 12 species.
     """
-    if n_species < MIN_SPECIES:
-        raise ValueError(f"A taxonomy needs at least {MIN_SPECIES} species, but got {n_species}.")
     n_orders = min(len(ORDERS), 3 + n_species // 100)
     n_families = n_orders + n_species // 20
     n_genera = n_families + n_species // 5

@@ -125,7 +125,9 @@ class HDF5Split:
                 f"{self.path} has no split {self.split!r}. It has: {', '.join(sorted(file))}."
             )
         group = file[self.split]
-        needed = dict.fromkeys([*RANKS, *self._columns, *([IMAGE_LENGTH] * (IMAGE in self._columns))])
+        needed = dict.fromkeys(
+            [*RANKS, *self._columns, *([IMAGE_LENGTH] * (IMAGE in self._columns))]
+        )
         missing = [name for name in needed if name not in group]
         if missing:
             raise ValueError(

@@ -15,12 +15,13 @@ Barcode = str | bytes
 
 
 class KmerTokenizer:
-    """Tokenize barcodes into k-mers, as BarcodeBERT was pretrained (CLIBD, section 3.2).
+    """Tokenize barcodes into k-mers, as BarcodeBERT was pretrained.
 
-    A barcode is cut or padded with ``N`` to ``max_length`` bases and read in windows of ``k`` bases,
-    ``stride`` bases apart. The vocabulary is ``[MASK]``, ``[CLS]``, ``[UNK]`` and the ``4 ** k``
-    k-mers over ACGT in alphabetical order, so 1027 tokens for ``k=5``. A window that holds anything
-    else (``N``, a gap, an IUPAC code, a lower-case base) is ``[UNK]``. ``[CLS]`` comes first.
+    A barcode is cut or padded with ``N`` to ``max_length`` bases and read in windows of ``k``
+    bases, ``stride`` bases apart. The vocabulary is ``[MASK]``, ``[CLS]``, ``[UNK]`` and the
+    ``4 ** k`` k-mers over ACGT in alphabetical order: 1027 tokens for ``k=5``. A window that holds
+    anything else (``N``, a gap, an IUPAC code, a lower-case base) is ``[UNK]``. ``[CLS]`` comes
+    first.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Nearest-neighbour taxonomy on embeddings: the score that BIOSCAN-CLIP is judged by.
 
-A query specimen takes the labels of its nearest key specimens (CLIBD, section 4.2). Everything here
-is arrays in, numbers out.
+A query specimen takes the labels of its nearest key specimens (Gong et al., CLIBD, ICLR 2025).
+Everything here is arrays in, numbers out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ class Embeddings:
         self.labels = torch.as_tensor(self.labels)
         if self.labels.ndim != 2 or self.labels.shape[1] != len(RANKS):
             raise ValueError(
-                f"`labels` must have shape (N, {len(RANKS)}), one code each for {', '.join(RANKS)}, "
+                f"`labels` must have shape (N, {len(RANKS)}), a code each for {', '.join(RANKS)}, "
                 f"but has shape {tuple(self.labels.shape)}."
             )
         for modality in MODALITIES:
@@ -62,8 +62,8 @@ class Embeddings:
         bad = int((~values.isfinite().all(dim=1)).sum())
         if bad:
             raise ValueError(
-                f"{bad} of {len(values)} `{modality}` embeddings hold NaN or infinity: training has "
-                "diverged, or the checkpoint or the features are damaged."
+                f"{bad} of {len(values)} `{modality}` embeddings hold NaN or infinity: training "
+                "has diverged, or the checkpoint or the features are damaged."
             )
         return values
 

@@ -15,7 +15,7 @@ from projects.bioscan_clip.datasets.taxonomy import UNKNOWN
 
 
 class LabelAwareContrastiveLoss(nn.Module):
-    r"""Contrastive loss in which specimens of one BIN, or one species, are positives of one another.
+    r"""Contrastive loss in which specimens of one BIN, or species, are each other's positives.
 
     For similarities :math:`S_{ij} = s \, a_i \cdot b_j` and targets :math:`T_{ij} = 1` where
     specimens i and j share their label or are the same one, each pair of modalities contributes

@@ -47,6 +47,8 @@ class BioscanPretraining(ContrastivePretraining):
         If a label-aware loss is combined with auxiliary tasks.
     """
 
+    lr_scheduler: Any
+
     def __init__(
         self,
         encoders: dict[str, nn.Module | None],
@@ -77,7 +79,8 @@ class BioscanPretraining(ContrastivePretraining):
     ) -> torch.Tensor:
         """Encode one modality; within an evaluation step, each batch and modality only once."""
         if inputs is not self._evaluated_batch:
-            return super().encode(inputs, modality, normalize=normalize)
+            encoded: torch.Tensor = super().encode(inputs, modality, normalize=normalize)
+            return encoded
         if modality.name not in self._encoded:
             self._encoded[modality.name] = super().encode(inputs, modality)
         encoded = self._encoded[modality.name]
@@ -94,7 +97,8 @@ class BioscanPretraining(ContrastivePretraining):
                 reduce_fx="sum",
                 sync_dist=True,
             )
-        return super().training_step(batch, batch_idx)
+        loss: torch.Tensor = super().training_step(batch, batch_idx)
+        return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only plain hyperparameters in the file."""

@@ -1,7 +1,6 @@
 """What an evaluation leaves behind: a file of metrics and a table in the terminal."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def save_metrics(metrics: Mapping[str, float], folder: Path) -> Path:
     path = folder / "metrics.json"
     unfinished = path.with_suffix(".json.part")
     unfinished.write_text(json.dumps(dict(sorted(metrics.items())), indent=1) + "\n")
-    os.replace(unfinished, path)
+    unfinished.replace(path)
     return path
 
 

@@ -77,7 +77,9 @@ class TaxonomicClassification(EvaluationHooks):
         stage: Literal["val", "test"] = "test" if trainer.testing else "val"
         sets = self._by_role(_split_names(trainer, stage), pl_module.device)
         self._collection = EmbeddingCollection()
-        queries = {role: sets[role] for role in ("seen", "unseen") if role in sets}
+        queries: dict[str, Embeddings] = {
+            role: sets[role] for role in ("seen", "unseen") if role in sets
+        }
         if "keys" not in sets or not queries:
             return None
 
@@ -105,7 +107,8 @@ class TaxonomicClassification(EvaluationHooks):
                 sets[role] = Embeddings.concatenate(found)
             else:
                 rank_zero_warn(
-                    f"Taxonomic classification saw no {role} specimens (splits {', '.join(splits)}; "
+                    f"Taxonomic classification saw no {role} specimens (splits "
+                    f"{', '.join(splits)}; "
                     f"this epoch's data held {', '.join(by_split) or 'none'}). What needs them is "
                     "left out."
                 )

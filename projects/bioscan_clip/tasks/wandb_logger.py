@@ -30,9 +30,9 @@ class OfflineFallbackWandbLogger(WandbLogger):
         As in Lightning's class, and further arguments of ``wandb.init``.
     """
 
-    def __init__(
-        self, name_of_run: str, save_dir: str | Path, project: str, **kwargs: Any
-    ) -> None:
+    _experiment: Any
+
+    def __init__(self, name_of_run: str, save_dir: str | Path, project: str, **kwargs: Any) -> None:
         offline = "WANDB_MODE" not in os.environ and wandb.api.api_key is None
         if offline and rank_zero_only.rank == 0:
             logger.warning(
