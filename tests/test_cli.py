@@ -14,7 +14,7 @@ def runner() -> CliRunner:
 def test_sample_is_written(runner, tmp_path):
     out = tmp_path / "new" / "sample.hdf5"
     result = runner.invoke(
-        app, ["data", "sample", "--out", str(out), "--species", "8", "--specimens", "64"]
+        app, ["data", "sample", "--out", str(out), "--species", "12", "--specimens", "180"]
     )
     assert result.exit_code == 0, result.output
     assert f"Wrote {out}" in result.output.replace("\n", "")
@@ -51,4 +51,4 @@ def test_results_of_a_run(runner, tmp_path):
 def test_results_of_no_run(runner, tmp_path):
     result = runner.invoke(app, ["results", str(tmp_path)])
     assert result.exit_code == 2
-    assert "holds no metrics.json" in " ".join(result.output.split())
+    assert "holds no metrics.json" in " ".join(result.output.replace("│", "").split())
