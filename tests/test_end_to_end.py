@@ -12,6 +12,7 @@ import pytest
 
 PROGRAM = [str(Path(sys.executable).parent / "mmlearn_run")]
 SEARCH_PATH = "hydra.searchpath=[pkg://projects.bioscan_clip.configs]"
+MULTIRUN = ["--multirun", "hydra/launcher=basic"]
 QUICK = ["dataloader.train.batch_size=50", "trainer.log_every_n_steps=1"]
 
 
@@ -28,9 +29,9 @@ class Runs:
         for variable in ("SLURM_JOB_ID", "USER", "WANDB_MODE", "WANDB_PROJECT", "WANDB_API_KEY"):
             self.environment.pop(variable, None)
 
-    def __call__(self, *overrides: str, ok: bool = True) -> str:
+    def __call__(self, *overrides: str, multirun: bool = False, ok: bool = True) -> str:
         result = subprocess.run(
-            [*PROGRAM, SEARCH_PATH, "+experiment=bioscan_sample", *overrides],
+            [*PROGRAM, *MULTIRUN * multirun, SEARCH_PATH, "+experiment=bioscan_sample", *overrides],
             cwd=self.folder,
             env=self.environment,
             text=True,
@@ -55,13 +56,12 @@ def runs(tmp_path_factory, sample_file) -> Runs:
 def sweep(runs) -> list[str]:
     """Train three seeds through one `--multirun`."""
     runs(
-        "--multirun",
-        "hydra/launcher=basic",
         "seed=0,42,1337",
         "trainer.max_epochs=2",
         "hydra.sweep.dir=sweep",
         "hydra.sweep.subdir=${seed}",
         *QUICK,
+        multirun=True,
     )
     return [f"sweep/{seed}" for seed in (0, 42, 1337)]
 
@@ -90,14 +90,13 @@ def test_loss_starts_near_chance_and_falls(runs, sweep):
 
 def test_same_checkpoint_gives_same_metrics_at_any_batch_size(runs, sweep):
     runs(
-        "--multirun",
-        "hydra/launcher=basic",
         "job_type=eval",
         f"resume_from_checkpoint={sweep[0]}/checkpoints/best.ckpt",
         "dataloader.test.batch_size=1,7,400",
         "dataloader.test.num_workers=0,2",
         "hydra.sweep.dir=scores",
         "hydra.sweep.subdir=${dataloader.test.batch_size}-${dataloader.test.num_workers}",
+        multirun=True,
     )
     expected = runs.metrics("scores/400-0")
     assert runs.metrics("scores/400-2") == expected  # the same evaluation twice
@@ -124,6 +123,7 @@ def test_training_resumes_in_two_processes_with_every_option(runs, sweep):
         "trainer.accelerator=cpu",
         "trainer.devices=2",
         "trainer.strategy=ddp",
+        "task.lr_scheduler.scheduler.total_steps=20",
         *QUICK,
     )
     runs(*options, "trainer.max_epochs=1", "hydra.run.dir=first")
@@ -131,7 +131,7 @@ def test_training_resumes_in_two_processes_with_every_option(runs, sweep):
     runs(*options, "trainer.max_epochs=2", "hydra.run.dir=second", last)
     assert not any("text" in name for name in runs.metrics("second"))
     with (runs.folder / "second" / "logs" / "metrics.csv").open() as file:
-        assert {row["epoch"] for row in csv.DictReader(file)} == {"1"}
+        assert {row["epoch"] for row in csv.DictReader(file)} - {""} == {"1"}
 
 
 def test_wandb_without_a_login_stays_offline(runs):

@@ -168,6 +168,16 @@ def test_checkpoints_load(tmp_path, task_class):
     assert all(resumed.state_dict()[k].equal(v) for k, v in trained.state_dict().items())
 
 
+def test_resuming_beyond_the_schedule_is_refused(tmp_path):
+    first = trainer(tmp_path, max_epochs=1)
+    first.fit(BioscanPretraining(**arguments()), loader())
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"ends after 5 steps, but this training takes 15"):
+        trainer(tmp_path, max_epochs=3).fit(
+            BioscanPretraining(**arguments()), loader(), ckpt_path=tmp_path / "last.ckpt"
+        )
+
+
 def test_checkpoints_hold_plain_values_only(tmp_path):
     fit = trainer(tmp_path)
     fit.fit(BioscanPretraining(**arguments()), loader())

@@ -82,7 +82,8 @@ class BioscanPretraining(ContrastivePretraining):
             encoded: torch.Tensor = super().encode(inputs, modality, normalize=normalize)
             return encoded
         if modality.name not in self._encoded:
-            self._encoded[modality.name] = super().encode(inputs, modality)
+            specimens = len(inputs[modality.name])
+            self._encoded[modality.name] = super().encode(_in_eights(inputs), modality)[:specimens]
         encoded = self._encoded[modality.name]
         return F.normalize(encoded, p=2, dim=-1) if normalize else encoded
 
@@ -108,6 +109,26 @@ class BioscanPretraining(ContrastivePretraining):
             name: value if _is_plain(value) else repr(value)
             for name, value in hyperparameters.items()
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume a training beyond the end of its schedule.
+
+        Raises
+        ------
+        ValueError
+            If the checkpoint's schedule has fewer steps than the training that it resumes.
+        """
+        super().on_load_checkpoint(checkpoint)
+        if not self.trainer.training:
+            return
+        steps = self.trainer.estimated_stepping_batches
+        for schedule in checkpoint.get("lr_schedulers", []):
+            if schedule.get("total_steps", steps) < steps:
+                raise ValueError(
+                    f"The checkpoint's schedule ends after {schedule['total_steps']} steps, but "
+                    f"this training takes {int(steps)}: resume with the epochs, batch size and "
+                    "devices it was begun with, or set the schedule's total_steps from the start."
+                )
 
     def _with_steps(self, scheduler: Any) -> Any:
         """Fill in a schedule's missing ``total_steps``; `scheduler` takes the optimizer."""
@@ -145,6 +166,22 @@ class BioscanPretraining(ContrastivePretraining):
         finally:
             self._evaluated_batch = None
             self._encoded.clear()
+
+
+def _in_eights(batch: dict[str, Any]) -> dict[str, Any]:
+    """Repeat a batch's first row until there is a multiple of eight.
+
+    Kernels sum in another order for the rows that are left over from their blocks. Without such
+    rows, an embedding on a CPU does not depend on the batch it came in, to the last bit, and
+    neither do the neighbours found by it.
+    """
+    rows = len(next(value for value in batch.values() if isinstance(value, torch.Tensor)))
+    positions = torch.arange(rows + -rows % 8)
+    positions[rows:] = 0
+    return {
+        name: value[positions.to(value.device)] if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
 
 
 def _without_none(modules: dict[str, nn.Module | None]) -> dict[str, nn.Module]:

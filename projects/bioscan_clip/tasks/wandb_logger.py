@@ -33,16 +33,14 @@ class OfflineFallbackWandbLogger(WandbLogger):
     _experiment: Any
 
     def __init__(self, name_of_run: str, save_dir: str | Path, project: str, **kwargs: Any) -> None:
-        offline = "WANDB_MODE" not in os.environ and wandb.api.api_key is None
-        if offline and rank_zero_only.rank == 0:
-            logger.warning(
+        if "WANDB_MODE" not in os.environ and not wandb.login(prompt=False, verify=False):
+            kwargs["mode"] = "offline"
+            rank_zero_only(logger.warning)(
                 "Weights & Biases: no login found, so this run is kept offline in %s/wandb; "
                 "`wandb sync` uploads it after `wandb login`.",
                 save_dir,
             )
-        super().__init__(
-            name=name_of_run, save_dir=save_dir, project=project, offline=offline, **kwargs
-        )
+        super().__init__(name=name_of_run, save_dir=save_dir, project=project, **kwargs)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
