@@ -86,7 +86,7 @@ def print_accuracy(
     if sizes:
         title += " (" + ", ".join(f"{size:,} {role}" for role, size in sizes.items()) + ")"
     table = Table(title=title, title_justify="left")
-    for heading in ("query to key", "average", "species"):
+    for heading in ("query to key", "average", "split"):
         table.add_column(heading)
     for rank in RANKS:
         table.add_column(rank, justify="right")
