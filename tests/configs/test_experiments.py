@@ -2,7 +2,8 @@
 
 import shutil
 
-import mmlearn.cli.run  # noqa: F401  fills mmlearn's part of the store
+import cloudpickle
+import mmlearn.cli.run
 import pytest
 import torch
 from hydra import compose, initialize_config_module
@@ -165,6 +166,13 @@ def test_label_aware_loss_is_an_option():
     loss = instantiate(config.task.loss)
     assert isinstance(loss, LabelAwareContrastiveLoss)
     assert loss.positives == "species"
+
+
+def test_submitit_can_pickle_the_job():
+    """Hydra's launcher sends mmlearn's undecorated main function by value."""
+    composed("bioscan_sample")
+    restored = cloudpickle.loads(cloudpickle.dumps(mmlearn.cli.run.main.__wrapped__))
+    assert restored.__module__ == "mmlearn.cli.run"
 
 
 def test_launcher_options_of_mmlearn_are_there():

@@ -4,8 +4,11 @@ Hydra imports this package when it is on ``hydra.searchpath``, which adds the en
 config store; the YAML files beside it refer to them by name.
 """
 
+import copyreg
+from importlib import import_module
 from typing import Any, Final
 
+import torch
 from hydra_zen import builds
 from mmlearn.conf import external_store
 from mmlearn.modules.encoders import TimmViT
@@ -176,6 +179,16 @@ def _store_tasks() -> None:
     )
 
 
+def _let_submitit_pickle_torch_backends() -> None:
+    """Pickle ``torch.backends`` by name, like any other module.
+
+    For ``--multirun``, submitit pickles mmlearn's main function, which uses that module; since
+    PyTorch made it a subclass of a module, pickling it fails.
+    """
+    copyreg.pickle(type(torch.backends), lambda module: (import_module, (module.__name__,)))
+
+
+_let_submitit_pickle_torch_backends()
 _store_encoders()
 _store_sample_encoders()
 _store_datasets()
