@@ -71,9 +71,7 @@ def examine(experiment: str | None) -> list[Finding]:
 def print_findings(findings: list[Finding], console: Console | None = None) -> None:
     """Print findings as a table, and what to do below it."""
     console = console or Console()
-    table = Table(show_edge=False, box=None, pad_edge=False)
-    for heading in ("", "", ""):
-        table.add_column(heading)
+    table = Table.grid(padding=(0, 2))
     for finding in findings:
         style = _STYLES[finding.status]
         table.add_row(

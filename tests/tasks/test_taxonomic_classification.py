@@ -132,6 +132,18 @@ def test_order_and_repetition_of_specimens_do_not_matter(tmp_path, splits, expec
     assert saved == pytest.approx({f"test/{name}": value for name, value in expected.items()})
 
 
+def test_datasets_of_one_role_are_put_together(tmp_path, splits, expected):
+    """Keys from two files, say, even if both call their split the same."""
+    first, second = Specimens("all_keys", 0), Specimens("all_keys", 0)
+    for values, rows in ((first, slice(0, 25)), (second, slice(25, None))):
+        values.rgb, values.dna, values.labels = (
+            part[rows] for part in (values.rgb, values.dna, values.labels)
+        )
+    trainer(tmp_path).test(task(tmp_path), loader([first, *splits[1:], second]))
+    saved = json.loads((tmp_path / "metrics.json").read_text())
+    assert saved == pytest.approx({f"test/{name}": value for name, value in expected.items()})
+
+
 def test_table_is_printed_and_lightnings_is_not(tmp_path, splits, capsys):
     trainer(tmp_path).test(task(tmp_path), loader(splits))
     printed = capsys.readouterr().out

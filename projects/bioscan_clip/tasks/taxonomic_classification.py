@@ -97,19 +97,16 @@ class TaxonomicClassification(EvaluationHooks):
     def _by_role(self, split_names: Sequence[str], device: Any) -> dict[str, Embeddings]:
         """Return the specimens of each role that the epoch saw; warn of what is missing."""
         by_dataset = self._collection.by_dataset(device)
-        by_split = {split_names[index]: values for index, values in by_dataset.items()}
         sets = {}
         for role, splits in self.roles.items():
-            found = [by_split[split] for split in splits if split in by_split]
-            if len(found) == 1:
-                sets[role] = found[0]
-            elif found:
+            found = [values for index, values in by_dataset.items() if split_names[index] in splits]
+            if found:
                 sets[role] = Embeddings.concatenate(found)
             else:
+                seen = ", ".join(split_names[index] for index in by_dataset) or "none"
                 rank_zero_warn(
                     f"Taxonomic classification saw no {role} specimens (splits "
-                    f"{', '.join(splits)}; "
-                    f"this epoch's data held {', '.join(by_split) or 'none'}). What needs them is "
+                    f"{', '.join(splits)}; this epoch's data held {seen}). What needs them is "
                     "left out."
                 )
         return sets
