@@ -13,6 +13,7 @@ from hydra_zen import store
 from omegaconf import OmegaConf
 from transformers import BertConfig, BertModel
 
+from projects.bioscan_clip.datasets.schema import SPLITS_1M, SPLITS_5M
 from projects.bioscan_clip.tasks import LabelAwareContrastiveLoss
 
 SEARCH_PATH = "hydra.searchpath=[pkg://projects.bioscan_clip.configs]"
@@ -85,6 +86,9 @@ def test_published_recipe(experiment, monkeypatch):
         }
         assert not any(dataset.for_training for dataset in evaluated.values())
         assert all(d.path_to_hdf5_file == "/data/file.hdf5" for d in evaluated.values())
+    known_splits = SPLITS_1M if experiment == "bioscan_1m" else SPLITS_5M
+    evaluated = [*config.datasets.val.values(), *config.datasets.test.values()]
+    assert {dataset.split for dataset in [config.datasets.train, *evaluated]} <= set(known_splits)
     tokenizer = config.datasets.train.tokenizer
     assert (tokenizer.k, tokenizer.stride, tokenizer.max_length) == (5, 5, 660)
 

@@ -96,6 +96,13 @@ def test_steps_follow_accumulation_and_limits(tmp_path):
     assert total_steps(task) == 2 * 2
 
 
+def test_each_training_has_its_own_steps(tmp_path):
+    task = BioscanPretraining(**arguments())
+    for epochs in (2, 3):
+        trainer(tmp_path, max_epochs=epochs).fit(task, loader())
+        assert total_steps(task) == epochs * BATCHES
+
+
 def test_steps_that_are_set_stay(tmp_path):
     schedule = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1e-3, total_steps=77)
     task = BioscanPretraining(**arguments(lr_scheduler=schedule))

@@ -68,11 +68,15 @@ class BioscanPretraining(ContrastivePretraining):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Configure optimizer and schedule; ``total_steps`` comes from the trainer unless set."""
         schedule = self.lr_scheduler
-        if isinstance(schedule, Mapping) and "scheduler" in schedule:
-            self.lr_scheduler = {**schedule, "scheduler": self._with_steps(schedule["scheduler"])}
-        elif schedule is not None:
-            self.lr_scheduler = self._with_steps(schedule)
-        return super().configure_optimizers()
+        try:
+            if isinstance(schedule, Mapping) and "scheduler" in schedule:
+                timed = self._with_steps(schedule["scheduler"])
+                self.lr_scheduler = {**schedule, "scheduler": timed}
+            elif schedule is not None:
+                self.lr_scheduler = self._with_steps(schedule)
+            return super().configure_optimizers()
+        finally:
+            self.lr_scheduler = schedule  # a later training may take another number of steps
 
     def encode(
         self, inputs: dict[str, Any], modality: Modality, normalize: bool = False

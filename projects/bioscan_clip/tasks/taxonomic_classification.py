@@ -103,10 +103,10 @@ class TaxonomicClassification(EvaluationHooks):
             if found:
                 sets[role] = Embeddings.concatenate(found)
             else:
-                seen = ", ".join(split_names[index] for index in by_dataset) or "none"
+                held = ", ".join(split_names[index] for index in by_dataset) or "none"
                 rank_zero_warn(
                     f"Taxonomic classification saw no {role} specimens (splits "
-                    f"{', '.join(splits)}; this epoch's data held {seen}). What needs them is "
+                    f"{', '.join(splits)}; this epoch's data held {held}). What needs them is "
                     "left out."
                 )
         return sets
