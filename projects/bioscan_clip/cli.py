@@ -24,7 +24,7 @@ def sample(
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
 ) -> None:
     """Write a synthetic file in the layout of BIOSCAN-1M: invented insects to try things on."""
-    from projects.bioscan_clip.data_tools.sample import write_sample
+    from projects.bioscan_clip.data_tools.sample.file import write_sample
 
     try:
         write_sample(out, n_species=species, n_specimens=specimens, seed=seed)

@@ -12,13 +12,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.io import decode_image
 
-from projects.bioscan_clip.datasets import (
-    BadRowError,
-    BIOSCANInsectDataset,
-    KmerTokenizer,
-    evaluation_transform,
-)
+from projects.bioscan_clip.datasets.hdf5 import BadRowError
+from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
 from projects.bioscan_clip.datasets.taxonomy import taxon_code
+from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
+from projects.bioscan_clip.datasets.transforms import evaluation_transform
 
 ROWS, SPLIT = 6, "val_seen"
 BARCODES = [b"ACGTA" * (20 + row) for row in range(ROWS)]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projects.bioscan_clip.datasets import KmerTokenizer
+from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
 
 BARCODES = st.text(alphabet="ACGTNacgt-RYé", max_size=40)
 

@@ -18,7 +18,8 @@ from mmlearn.tasks import ContrastivePretraining
 from omegaconf import II, MISSING
 from peft import LoraConfig
 
-from projects.bioscan_clip.datasets import BIOSCANInsectDataset, KmerTokenizer
+from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
+from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
 from projects.bioscan_clip.encoders import BERT_SAMPLE, BarcodeBERT, TextEncoder
 from projects.bioscan_clip.tasks import (
     BioscanPretraining,

@@ -1,1 +1,1 @@
-"""How files come to be: sample generator, splits."""
+"""How files come to be: made up, built from what is published, copied, checked."""

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from projects.bioscan_clip.datasets.files import open_file
 from projects.bioscan_clip.datasets.schema import BIN_COLUMNS, IMAGE, IMAGE_LENGTH, RANKS
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN, encode_column
 
@@ -45,7 +46,7 @@ class HDF5Split:
         self._columns = columns
         self._handles: dict[str, h5py.Dataset] = {}
         self._owner = -1
-        with self._open() as file:
+        with open_file(self.path) as file:
             group = self._checked_group(file)
             self._length = len(group[RANKS[0]])
             self.labels = np.stack([encode_column(group[rank]) for rank in RANKS], axis=1)
@@ -99,25 +100,10 @@ class HDF5Split:
 
     def _dataset(self, column: str) -> h5py.Dataset:
         if self._owner != os.getpid():
-            group = self._open()[self.split]
+            group = open_file(self.path)[self.split]
             self._handles = {name: group[name] for name in self._columns}
             self._owner = os.getpid()
         return self._handles[column]
-
-    def _open(self) -> h5py.File:
-        if not self.path.is_file():
-            raise FileNotFoundError(
-                f"There is no data file {self.path}. `bioscan-clip data sample --out {self.path}` "
-                "writes a small one to try things; the README says where the published ones are."
-            )
-        try:
-            # Shared cluster disks often refuse locks, and reading needs none.
-            return h5py.File(self.path, "r", locking="best-effort")
-        except OSError as error:
-            raise ValueError(
-                f"{self.path} cannot be read as HDF5 ({error}). If it was downloaded, the download "
-                "may be incomplete: compare its size with the published one."
-            ) from error
 
     def _checked_group(self, file: h5py.File) -> h5py.Group:
         if self.split not in file:

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from projects.bioscan_clip.data_tools.names import (
+from projects.bioscan_clip.data_tools.sample.names import (
     SPECIAL_TOKENS,
     build_vocabulary,
     name_tokenizer,
     tokenize_names,
 )
-from projects.bioscan_clip.data_tools.taxonomy import ORDERS, grow_taxonomy
+from projects.bioscan_clip.data_tools.sample.taxonomy import ORDERS, grow_taxonomy
 from projects.bioscan_clip.datasets.schema import TEXT_IDS, TEXT_MASK, TEXT_TYPE_IDS
 
 MODEL_VOCABULARY = 2000

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from projects.bioscan_clip.data_tools.taxonomy import ORDERS, grow_taxonomy
-from projects.bioscan_clip.data_tools.traits import TRAITS, evolve_traits, express_traits
+from projects.bioscan_clip.data_tools.sample.taxonomy import ORDERS, grow_taxonomy
+from projects.bioscan_clip.data_tools.sample.traits import TRAITS, evolve_traits, express_traits
 
 
 @pytest.fixture(scope="module")

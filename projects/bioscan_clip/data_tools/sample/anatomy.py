@@ -6,8 +6,8 @@ from math import radians
 
 import numpy as np
 
-from projects.bioscan_clip.data_tools.canvas import Canvas, Colour, Points
-from projects.bioscan_clip.data_tools.shapes import Lobe, mix, mould
+from projects.bioscan_clip.data_tools.sample.canvas import Canvas, Colour, Points
+from projects.bioscan_clip.data_tools.sample.shapes import Lobe, mix, mould
 
 Traits = dict[str, float]
 

@@ -14,12 +14,12 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
-from projects.bioscan_clip.data_tools.names import tokenize_names
-from projects.bioscan_clip.data_tools.photos import draw_photo_of
-from projects.bioscan_clip.data_tools.specimens import Specimens, collect_specimens
+from projects.bioscan_clip.data_tools.sample.names import tokenize_names
+from projects.bioscan_clip.data_tools.sample.photos import draw_photo_of
+from projects.bioscan_clip.data_tools.sample.specimens import Specimens, collect_specimens
+from projects.bioscan_clip.data_tools.sample.taxonomy import IntArray, grow_taxonomy
+from projects.bioscan_clip.data_tools.sample.traits import TraitArray, evolve_traits
 from projects.bioscan_clip.data_tools.splits import partition, rows_of_splits
-from projects.bioscan_clip.data_tools.taxonomy import IntArray, grow_taxonomy
-from projects.bioscan_clip.data_tools.traits import TraitArray, evolve_traits
 from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH, RANKS
 
 # With fewer, a split could be empty.

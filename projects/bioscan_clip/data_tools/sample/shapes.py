@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from projects.bioscan_clip.data_tools.canvas import Canvas, Colour, Points
+from projects.bioscan_clip.data_tools.sample.canvas import Canvas, Colour, Points
 
 _AROUND = np.linspace(0, 2 * np.pi, 14)
 _ALONG = (1 - np.cos(np.linspace(0, np.pi, 20))) / 2

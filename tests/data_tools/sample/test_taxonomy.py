@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from projects.bioscan_clip.data_tools.taxonomy import ORDERS, grow_taxonomy
+from projects.bioscan_clip.data_tools.sample.taxonomy import ORDERS, grow_taxonomy
 
 SIZES = [12, 24, 250]
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from projects.bioscan_clip.data_tools.specimens import collect_specimens
-from projects.bioscan_clip.data_tools.taxonomy import grow_taxonomy
+from projects.bioscan_clip.data_tools.sample.specimens import collect_specimens
+from projects.bioscan_clip.data_tools.sample.taxonomy import grow_taxonomy
 from projects.bioscan_clip.datasets.schema import NOT_CLASSIFIED, RANKS
 
 N_DESCRIBED = 60

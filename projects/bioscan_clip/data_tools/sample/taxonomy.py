@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from projects.bioscan_clip.data_tools.names import syllables
+from projects.bioscan_clip.data_tools.sample.names import syllables
 
 IntArray = npt.NDArray[np.int64]
 

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from projects.bioscan_clip.data_tools.canvas import Canvas, Pose
+from projects.bioscan_clip.data_tools.sample.canvas import Canvas, Pose
 
 SQUARE = np.array([0.25 + 0.25j, 0.25 - 0.25j, -0.25 - 0.25j, -0.25 + 0.25j])
 WHITE = (255, 255, 255)

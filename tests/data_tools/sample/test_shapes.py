@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from projects.bioscan_clip.data_tools.shapes import Lobe, mix
+from projects.bioscan_clip.data_tools.sample.shapes import Lobe, mix
 
 LOBE = Lobe(base=1 + 1j, axis=2 + 0j, left=0.5, right=0.25, peak=0.5, taper=1.0)
 

@@ -3,7 +3,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from projects.bioscan_clip.data_tools.barcodes import (
+from projects.bioscan_clip.data_tools.sample.barcodes import (
     BARCODE_LENGTH,
     MAX_LENGTH,
     MIN_LENGTH,
@@ -11,7 +11,7 @@ from projects.bioscan_clip.data_tools.barcodes import (
     sequence_specimen,
     split_lineage,
 )
-from projects.bioscan_clip.data_tools.taxonomy import grow_taxonomy
+from projects.bioscan_clip.data_tools.sample.taxonomy import grow_taxonomy
 
 N_SPECIES = 120
 READS = 300

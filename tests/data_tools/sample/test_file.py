@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from projects.bioscan_clip.data_tools import sample
-from projects.bioscan_clip.data_tools.sample import write_sample
+from projects.bioscan_clip.data_tools.sample import file as sample
+from projects.bioscan_clip.data_tools.sample.file import write_sample
 from projects.bioscan_clip.datasets.schema import NOT_CLASSIFIED, RANKS, SPLITS_1M
 
 SMALL = {"n_species": 12, "n_specimens": 180}

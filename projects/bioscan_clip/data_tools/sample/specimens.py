@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from projects.bioscan_clip.data_tools.barcodes import (
+from projects.bioscan_clip.data_tools.sample.barcodes import (
     Bases,
     evolve_barcodes,
     sequence_specimen,
     split_lineage,
 )
+from projects.bioscan_clip.data_tools.sample.taxonomy import IntArray, Taxonomy
 from projects.bioscan_clip.data_tools.splits import HEAD_SIZE
-from projects.bioscan_clip.data_tools.taxonomy import IntArray, Taxonomy
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
     BIN_COLUMNS,

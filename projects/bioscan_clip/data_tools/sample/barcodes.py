@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from projects.bioscan_clip.data_tools.taxonomy import IntArray
+from projects.bioscan_clip.data_tools.sample.taxonomy import IntArray
 
 Bases = npt.NDArray[np.uint8]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from projects.bioscan_clip.data_tools.photos import draw_photo, draw_photo_of
-from projects.bioscan_clip.data_tools.taxonomy import grow_taxonomy
-from projects.bioscan_clip.data_tools.traits import evolve_traits
+from projects.bioscan_clip.data_tools.sample.photos import draw_photo, draw_photo_of
+from projects.bioscan_clip.data_tools.sample.taxonomy import grow_taxonomy
+from projects.bioscan_clip.data_tools.sample.traits import evolve_traits
 
 SPECIMENS = 12
 
@@ -75,7 +75,7 @@ def test_colours_tell_species_of_different_genera_apart(tree):
 
 def test_workers_import_neither_torch_nor_mmlearn():
     code = (
-        "import sys, projects.bioscan_clip.data_tools.photos;"
+        "import sys, projects.bioscan_clip.data_tools.sample.photos;"
         "sys.exit(int(bool({'torch', 'mmlearn.tasks', 'h5py'} & set(sys.modules))))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from projects.bioscan_clip.data_tools.anatomy import draw_insect
-from projects.bioscan_clip.data_tools.canvas import Canvas, Pose
-from projects.bioscan_clip.data_tools.traits import TraitArray, express_traits
+from projects.bioscan_clip.data_tools.sample.anatomy import draw_insect
+from projects.bioscan_clip.data_tools.sample.canvas import Canvas, Pose
+from projects.bioscan_clip.data_tools.sample.traits import TraitArray, express_traits
 
 SHORT_SIDE: Final = 256
 """Pixels on the shorter side of every photo, as in the published files."""

@@ -1,0 +1,1 @@
+"""Invented insects: a synthetic file to try things on."""
