@@ -49,8 +49,8 @@ def open_file(path: str | Path) -> h5py.File:
 def _nothing_there(path: Path) -> str:
     if path.with_name(path.name + PARTIAL_SUFFIX).exists():
         return (
-            f"There is no data file {path} yet, only {path.name}{PARTIAL_SUFFIX}: it is still being "
-            "written, or its writing was cut off. Run the command that writes it again to go on."
+            f"There is no data file {path} yet, only {path.name}{PARTIAL_SUFFIX}: it is still "
+            "being written, or that was cut off. Run the command that writes it again to go on."
         )
     return (
         f"There is no data file {path}. `bioscan-clip data sample --out {path}` writes a small one "
