@@ -1,6 +1,7 @@
 import io
 import logging
 import pickle
+import tracemalloc
 
 import h5py
 import numpy as np
@@ -16,7 +17,7 @@ from projects.bioscan_clip.datasets.hdf5 import BadRowError
 from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
 from projects.bioscan_clip.datasets.taxonomy import taxon_code
 from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
-from projects.bioscan_clip.datasets.transforms import evaluation_transform
+from projects.bioscan_clip.datasets.transforms import evaluation_view, finish, finish_batch
 
 ROWS, SPLIT = 6, "val_seen"
 BARCODES = [b"ACGTA" * (20 + row) for row in range(ROWS)]
@@ -74,7 +75,7 @@ def test_example_holds_the_row(path):
     photo = decode_image(torch.frombuffer(bytearray(jpeg(2)), dtype=torch.uint8))
     assert len(dataset) == ROWS
     assert example["example_index"] == 2
-    assert example["rgb"].equal(evaluation_transform()(photo))
+    assert example["rgb"].equal(finish(evaluation_view(photo, 224)[None])[0])
     assert example["dna"].equal(KmerTokenizer()(BARCODES[2]))
     assert example["text"].tolist() == list(range(40, 60))
     assert example["text"].dtype == example["text_attention_mask"].dtype == torch.int64
@@ -138,10 +139,10 @@ def test_workers_open_the_file_themselves(path, context):
 
 def test_no_handle_is_open_before_the_first_read(path):
     dataset = BIOSCANInsectDataset(path, SPLIT)
-    assert not dataset._rows._handles
+    assert not dataset._split._columns
     dataset[0]
-    assert dataset._rows._handles
-    assert not pickle.loads(pickle.dumps(dataset))._rows._handles
+    assert dataset._split._columns
+    assert not pickle.loads(pickle.dumps(dataset))._split._columns
 
 
 def test_undecodable_photo_ends_an_evaluation_with_its_place(path):
@@ -191,6 +192,76 @@ def test_mask_beyond_the_row(path, length):
         dataset[1]
 
 
+def test_photos_of_variable_length(path):
+    expected = BIOSCANInsectDataset(path, SPLIT, for_training=False)[3]["rgb"]
+    ragged = np.empty(ROWS, dtype=object)
+    ragged[:] = [np.frombuffer(jpeg(row), dtype=np.uint8) for row in range(ROWS)]
+    change(path, "image", None)
+    with h5py.File(path, "r+") as file:
+        file[SPLIT].create_dataset("image", data=ragged, dtype=h5py.vlen_dtype(np.uint8))
+    dataset = BIOSCANInsectDataset(path, SPLIT, for_training=False)
+    assert dataset[3]["rgb"].equal(expected)
+
+
+def rechunk(path) -> None:
+    with h5py.File(path, "r+") as file:
+        photos = file[SPLIT]["image"][:]
+        del file[SPLIT]["image"]
+        file[SPLIT].create_dataset("image", data=photos, chunks=(ROWS, 100))
+
+
+def test_expensive_chunks_are_named_once_in_training(path, caplog):
+    BIOSCANInsectDataset(path, SPLIT)[0]
+    assert not caplog.text
+    rechunk(path)
+    BIOSCANInsectDataset(path, SPLIT, for_training=False)[0]
+    assert not caplog.text
+    dataset = BIOSCANInsectDataset(path, SPLIT)
+    dataset[0]
+    assert len(caplog.records) == 1
+    assert f"bioscan-clip data repack {path}" in caplog.text
+
+
+def test_batch_equals_its_specimens(path):
+    dataset = BIOSCANInsectDataset(path, SPLIT, for_training=False, image_size=32)
+    rows = [4, 0, 1, 2, 4]
+    batch = finish_batch(dataset.read_batch(rows, seed=(0,)))
+    for place, row in enumerate(rows):
+        for key, value in dataset[row].items():
+            assert batch[key][place].equal(torch.as_tensor(value)), key
+
+
+def test_augmentation_depends_on_seed_and_row_alone(path):
+    dataset = BIOSCANInsectDataset(path, SPLIT, image_size=32)
+    first = dataset.read_batch([0, 1, 2, 3], seed=(7, 1))
+    other = dataset.read_batch([3, 1], seed=(7, 1))
+    assert other["rgb"].equal(first["rgb"][[3, 1]])
+    assert other["rgb_pose"].equal(first["rgb_pose"][[3, 1]])
+    assert not dataset.read_batch([3, 1], seed=(7, 2))["rgb"].equal(other["rgb"])
+
+
+def test_opening_a_million_rows_is_quick_and_small(tmp_path):
+    """Under 60 MB; the second is left to benchmarks/opening.py, since machines differ."""
+    path, rows = tmp_path / "million.hdf5", 1_000_000
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        group = file.create_group(SPLIT)
+        for rank, taxa in (("order", 20), ("family", 600), ("genus", 3000), ("species", 9000)):
+            names = np.array([b"%s number %d" % (rank.encode(), taxon) for taxon in range(taxa)])
+            group[rank] = names[rng.integers(taxa, size=rows)]
+        group["uri"] = group["species"][:]
+        group.create_dataset("image", (rows, 30_000), dtype=np.uint8)  # takes no room on disk
+        group["image_mask"] = rng.integers(30_000, size=rows)
+        for column in ("barcode", "language_tokens_input_ids", "language_tokens_attention_mask"):
+            group.create_dataset(column, (rows, 20), dtype=np.int64)
+    tracemalloc.start()
+    dataset = BIOSCANInsectDataset(path, SPLIT)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(dataset) == rows
+    assert peak < 60e6
+
+
 def test_no_file_given():
     with pytest.raises(ValueError, match="set BIOSCAN_1M_HDF5 to its path"):
         BIOSCANInsectDataset(None, SPLIT, path_variable="BIOSCAN_1M_HDF5")
@@ -215,6 +286,16 @@ def test_no_such_split(path):
 def test_missing_column(path):
     change(path, "barcode", None)
     with pytest.raises(ValueError, match="split val_seen lacks barcode"):
+        BIOSCANInsectDataset(path, SPLIT)
+
+
+def test_split_without_rows(path):
+    with h5py.File(path, "r+") as file:
+        for name in list(file[SPLIT]):
+            empty = file[SPLIT][name][:0]
+            del file[SPLIT][name]
+            file[SPLIT][name] = empty
+    with pytest.raises(ValueError, match="split val_seen holds no specimens"):
         BIOSCANInsectDataset(path, SPLIT)
 
 

@@ -8,8 +8,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from projects.bioscan_clip.datasets.columns import Column, IntArray
 from projects.bioscan_clip.datasets.files import open_file
 from projects.bioscan_clip.datasets.schema import BIN_COLUMNS, IMAGE, IMAGE_LENGTH, RANKS
+from projects.bioscan_clip.datasets.storage import photo_storage
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN, encode_column
 
 
@@ -37,58 +39,72 @@ class HDF5Split:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not HDF5, the split or a column is missing, or columns differ in length.
+        If it is not HDF5, the split or a column is missing, columns differ in length, or the split
+        has no rows.
+
+    Attributes
+    ----------
+    labels : numpy.ndarray
+        int64, shape ``(N, 4)``; codes of order, family, genus and species, -1 if unknown.
+    bins : numpy.ndarray
+        int64, shape ``(N,)``; codes of Barcode Index Numbers, -1 if unknown.
+    photo_storage : PhotoStorage or None
+        How photos lie on disk; None if they are not among the columns.
     """
 
     def __init__(self, path: str | Path, split: str, columns: tuple[str, ...]) -> None:
         self.path = Path(path).expanduser()
         self.split = split
-        self._columns = columns
-        self._handles: dict[str, h5py.Dataset] = {}
+        self._names = (*columns, IMAGE_LENGTH) if IMAGE in columns else columns
+        self._columns: dict[str, Column] = {}
         self._owner = -1
         with open_file(self.path) as file:
             group = self._checked_group(file)
             self._length = len(group[RANKS[0]])
-            self.labels = np.stack([encode_column(group[rank]) for rank in RANKS], axis=1)
+            self.labels = np.empty((self._length, len(RANKS)), dtype=np.int64)
+            for position, rank in enumerate(RANKS):
+                self.labels[:, position] = encode_column(group[rank])
             self.bins = self._read_bins(group)
-            self._image_lengths = group[IMAGE_LENGTH][:] if IMAGE in columns else None
+            self.photo_storage = photo_storage(group[IMAGE]) if IMAGE in columns else None
+            self._photo_lengths = _photo_lengths(group) if IMAGE in columns else None
 
     def __len__(self) -> int:
         """Return the number of specimens."""
         return self._length
 
-    def read(self, column: str, row: int) -> Any:
-        """Return one row of a column, as h5py gives it."""
-        return self._dataset(column)[row]
+    def read(self, column: str, rows: IntArray) -> npt.NDArray[Any]:
+        """Read rows of a column; see :meth:`Column.read`."""
+        return self._column(column).read(rows)
 
-    def read_jpeg(self, row: int) -> npt.NDArray[np.uint8]:
-        """Return the JPEG bytes of a specimen's photo.
+    def read_jpegs(self, rows: IntArray) -> list[npt.NDArray[np.uint8]]:
+        """Read the JPEG bytes of specimens' photos.
 
         Parameters
         ----------
-        row : int
-            Row in the split.
+        rows : numpy.ndarray
+            int64, shape ``(B,)``, in any order.
 
         Returns
         -------
-        numpy.ndarray
-            uint8, shape ``(image_mask[row],)``.
-
-        Raises
-        ------
-        BadRowError
-            If ``image_mask`` is not within the row.
+        list of numpy.ndarray
+            uint8, shape ``(image_mask[row],)`` each; empty where `image_mask` is not within the
+            row, so that it does not decode either.
         """
-        images = self._dataset(IMAGE)
-        assert self._image_lengths is not None
-        length = int(self._image_lengths[row])
-        if not 0 < length <= images.shape[1]:
-            raise BadRowError(
-                f"{self.describe(row)}: `{IMAGE_LENGTH}` says {length} bytes, but a row of "
-                f"`{IMAGE}` holds {images.shape[1]}."
+        assert self._photo_lengths is not None
+        return self._column(IMAGE).read_starts(rows, self._photo_lengths[rows].astype(np.int64))
+
+    def bad_photo(self, row: int) -> BadRowError:
+        """Return the error that says why the photo of a row does not decode."""
+        stated, width = int(self.read(IMAGE_LENGTH, np.array([row]))[0]), self._column(IMAGE).width
+        if stated <= 0 or (width is not None and stated > width):
+            return BadRowError(
+                f"{self.describe(row)}: `{IMAGE_LENGTH}` says {stated} bytes, but a row of "
+                f"`{IMAGE}` holds {width or 'at least one'}."
             )
-        jpeg: npt.NDArray[np.uint8] = images[row, :length]
-        return jpeg.astype(np.uint8, copy=False)
+        return BadRowError(
+            f"{self.describe(row)}: the photo does not decode. Mend the file, or set "
+            "on_bad_image=skip to train without it."
+        )
 
     def describe(self, row: int) -> str:
         """Return where a row is, for messages."""
@@ -96,14 +112,15 @@ class HDF5Split:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open handles behind when the object is sent to a worker."""
-        return self.__dict__ | {"_handles": {}, "_owner": -1}
+        return self.__dict__ | {"_columns": {}, "_owner": -1}
 
-    def _dataset(self, column: str) -> h5py.Dataset:
+    def _column(self, name: str) -> Column:
         if self._owner != os.getpid():
             group = open_file(self.path)[self.split]
-            self._handles = {name: group[name] for name in self._columns}
+            raw = self.path.open("rb", buffering=0)
+            self._columns = {column: Column(group[column], raw) for column in self._names}
             self._owner = os.getpid()
-        return self._handles[column]
+        return self._columns[name]
 
     def _checked_group(self, file: h5py.File) -> h5py.Group:
         if self.split not in file:
@@ -111,9 +128,7 @@ class HDF5Split:
                 f"{self.path} has no split {self.split!r}. It has: {', '.join(sorted(file))}."
             )
         group = file[self.split]
-        needed = dict.fromkeys(
-            [*RANKS, *self._columns, *([IMAGE_LENGTH] * (IMAGE in self._columns))]
-        )
+        needed = (*RANKS, *self._names)
         missing = [name for name in needed if name not in group]
         if missing:
             raise ValueError(
@@ -127,6 +142,8 @@ class HDF5Split:
                 f"{self.path}, split {self.split}: the columns differ in their number of rows "
                 f"({listed}), so the file is damaged or half written; build or download it again."
             )
+        if lengths[RANKS[0]] == 0:
+            raise ValueError(f"{self.path}, split {self.split} holds no specimens.")
         return group
 
     def _read_bins(self, group: h5py.Group) -> npt.NDArray[np.int64]:
@@ -134,3 +151,12 @@ class HDF5Split:
             if column in group:
                 return encode_column(group[column])
         return np.full(self._length, UNKNOWN)
+
+
+def _photo_lengths(group: h5py.Group) -> npt.NDArray[np.int32]:
+    """Return the length of each JPEG; 0 where the file says what cannot be."""
+    lengths: IntArray = group[IMAGE_LENGTH][:]
+    images = group[IMAGE]
+    longest = images.shape[1] if images.ndim > 1 else np.iinfo(np.int32).max
+    lengths[(lengths < 0) | (lengths > longest)] = 0
+    return lengths.astype(np.int32)

@@ -1,16 +1,20 @@
 """The dataset of specimens: photo, barcode and taxonomic name of each."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from mmlearn.constants import EXAMPLE_INDEX_KEY
-from mmlearn.datasets.core import Example, Modalities
+from mmlearn.datasets.core import Example
 from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_image
 
+from projects.bioscan_clip.datasets.augmentation import draw_augmentation
+from projects.bioscan_clip.datasets.columns import IntArray
 from projects.bioscan_clip.datasets.hdf5 import BadRowError, HDF5Split
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
@@ -21,11 +25,18 @@ from projects.bioscan_clip.datasets.schema import (
     TEXT_MASK,
 )
 from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
-from projects.bioscan_clip.datasets.transforms import evaluation_transform, training_transform
+from projects.bioscan_clip.datasets.transforms import (
+    POSE,
+    evaluation_view,
+    finish_batch,
+    training_view,
+)
 
 logger = logging.getLogger(__name__)
 
 _MOST_BAD_IMAGES_IN_A_ROW = 100
+
+ByteArray = npt.NDArray[np.uint8]
 
 
 class BIOSCANInsectDataset(Dataset[Example]):
@@ -95,70 +106,126 @@ class BIOSCANInsectDataset(Dataset[Example]):
         self.split = split
         self.on_bad_image = on_bad_image or ("skip" if for_training else "raise")
         self.tokenizer = tokenizer or KmerTokenizer()
-        self.transform = (training_transform if for_training else evaluation_transform)(image_size)
+        self.for_training = for_training
+        self.image_size = image_size
         self._image_column = IMAGE if image_input_type == "image" else IMAGE_FEATURES
         self._dna_column = BARCODE if dna_input_type == "sequence" else DNA_FEATURES
         columns = (self._image_column, self._dna_column, TEXT_IDS, TEXT_MASK)
-        self._rows = HDF5Split(path_to_hdf5_file, split, columns)
+        self._split = HDF5Split(path_to_hdf5_file, split, columns)
+        if for_training:
+            _warn_of_expensive_photos(self._split)
 
     def __len__(self) -> int:
         """Return the number of specimens."""
-        return len(self._rows)
+        return len(self._split)
 
     def __getitem__(self, idx: int) -> Example:
-        """Return one specimen; see the class for what it holds."""
-        row, rgb = self._usable_photo(idx)
-        return Example(
-            {
-                EXAMPLE_INDEX_KEY: row,
-                Modalities.RGB.name: rgb,
-                Modalities.DNA.name: self._read_dna(row),
-                Modalities.TEXT.name: self._read_tokens(TEXT_IDS, row),
-                Modalities.TEXT.attention_mask: self._read_tokens(TEXT_MASK, row),
-                "labels": torch.from_numpy(self._rows.labels[row]),
-                "bin": int(self._rows.bins[row]),
-                "bad_image": int(row != idx),
-            }
-        )
+        """Return one specimen, ready for the encoders; see the class for what it holds.
 
-    def _usable_photo(self, idx: int) -> tuple[int, torch.Tensor]:
+        Augmentation draws from PyTorch's generator, as in other datasets.
+        """
+        batch = self.read_batch([idx], seed=(int(torch.randint(2**62, ())),))
+        return Example({key: value[0] for key, value in finish_batch(batch).items()})
+
+    def read_batch(self, indices: Sequence[int], seed: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        """Read many specimens at once, which takes less time than one by one.
+
+        Parameters
+        ----------
+        indices : sequence of int
+            Rows of the split, in any order.
+        seed : tuple of int
+            Numbers that, with a specimen's row, settle its augmentation: the same numbers give the
+            same photo in any batch, order or process.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            As in the class, with a first dimension of ``len(indices)``; but photos are uint8, and
+            :func:`~projects.bioscan_clip.datasets.transforms.finish_batch` makes them what encoders
+            take. Those for training come with ``rgb_pose``, float32 ``(B, 2, 2)``, for it.
+
+        Raises
+        ------
+        BadRowError
+            If a photo does not decode and `on_bad_image` is ``"raise"``.
+        """
+        rows = np.array(indices, dtype=np.int64)
+        if self._image_column == IMAGE:
+            photos, used = self._read_photos(rows, seed)
+        else:
+            photos, used = {"rgb": _as_float(self._split.read(IMAGE_FEATURES, rows))}, rows
+        return photos | {
+            "dna": self._read_dna(used),
+            "text": _as_int64(self._split.read(TEXT_IDS, used)),
+            "text_attention_mask": _as_int64(self._split.read(TEXT_MASK, used)),
+            "labels": torch.from_numpy(self._split.labels[used]),
+            "bin": torch.from_numpy(self._split.bins[used]),
+            EXAMPLE_INDEX_KEY: torch.from_numpy(used),
+            "bad_image": torch.from_numpy((used != rows).astype(np.int64)),
+        }
+
+    def _read_photos(
+        self, rows: IntArray, seed: tuple[int, ...]
+    ) -> tuple[dict[str, torch.Tensor], IntArray]:
+        """Read photos, and the rows that they are of, which differ where one does not decode."""
+        size = self.image_size
+        photos = torch.empty((len(rows), 3, size, size), dtype=torch.uint8)
+        poses = torch.empty((len(rows), 2, 2))
+        used = rows.copy()
+        for place, jpeg in enumerate(self._split.read_jpegs(rows)):
+            photo, used[place] = self._usable_photo(int(rows[place]), jpeg)
+            if self.for_training:
+                rng = np.random.default_rng((*seed, int(rows[place])))
+                drawn = draw_augmentation(photo.shape[1], photo.shape[2], rng)
+                photos[place] = training_view(photo, size, drawn)
+                poses[place] = torch.from_numpy(drawn.pose)
+            else:
+                photos[place] = evaluation_view(photo, size)
+        return {"rgb": photos, POSE: poses} if self.for_training else {"rgb": photos}, used
+
+    def _usable_photo(self, row: int, jpeg: ByteArray) -> tuple[torch.Tensor, int]:
+        """Decode a photo, or the next one that can be decoded; return also its row."""
         for step in range(_MOST_BAD_IMAGES_IN_A_ROW):
-            row = (idx + step) % len(self)
+            candidate = (row + step) % len(self)
             try:
-                return row, self._read_photo(row)
-            except BadRowError as error:
+                if step:
+                    jpeg = self._split.read_jpegs(np.array([candidate]))[0]
+                return decode_image(torch.from_numpy(jpeg), mode=ImageReadMode.RGB), candidate
+            except RuntimeError as error:
+                problem = self._split.bad_photo(candidate)
                 if self.on_bad_image == "raise":
-                    raise
-                logger.warning("Skipped a photo, taking the next specimen instead. %s", error)
+                    raise problem from error
+                logger.warning("Skipped a photo, taking the next specimen instead. %s", problem)
         raise BadRowError(
-            f"{self._rows.describe(idx)}: this photo and the next {_MOST_BAD_IMAGES_IN_A_ROW - 1} "
+            f"{self._split.describe(row)}: this photo and the next {_MOST_BAD_IMAGES_IN_A_ROW - 1} "
             "cannot be decoded, so the file is damaged; build or download it again."
         )
 
-    def _read_photo(self, row: int) -> torch.Tensor:
-        if self._image_column == IMAGE_FEATURES:
-            return _as_float(self._rows.read(IMAGE_FEATURES, row))
-        jpeg = torch.from_numpy(self._rows.read_jpeg(row))
-        try:
-            pixels = decode_image(jpeg, mode=ImageReadMode.RGB)
-        except RuntimeError as error:
-            raise BadRowError(
-                f"{self._rows.describe(row)}: the photo does not decode. Mend the file, or set "
-                "on_bad_image=skip to train without it."
-            ) from error
-        photo: torch.Tensor = self.transform(pixels)
-        return photo
-
-    def _read_dna(self, row: int) -> torch.Tensor:
-        value = self._rows.read(self._dna_column, row)
-        return _as_float(value) if self._dna_column == DNA_FEATURES else self.tokenizer(value)
-
-    def _read_tokens(self, column: str, row: int) -> torch.Tensor:
-        return torch.from_numpy(self._rows.read(column, row).astype(np.int64))
+    def _read_dna(self, rows: IntArray) -> torch.Tensor:
+        values = self._split.read(self._dna_column, rows)
+        return _as_float(values) if self._dna_column == DNA_FEATURES else self.tokenizer(values)
 
 
-def _as_float(features: np.ndarray) -> torch.Tensor:
+def _as_float(features: npt.NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(features.astype(np.float32))
+
+
+def _as_int64(tokens: npt.NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(tokens.astype(np.int64))
+
+
+def _warn_of_expensive_photos(split: HDF5Split) -> None:
+    storage = split.photo_storage
+    if storage is not None and storage.is_expensive:
+        logger.warning(
+            "%s stores photos so that reading one of %s bytes reads %s bytes from disk. "
+            "`bioscan-clip data repack %s --out <file>` writes a file without this cost.",
+            split.path,
+            f"{storage.row_bytes:,}",
+            f"{storage.touched_bytes:,}",
+            split.path,
+        )
 
 
 def _check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:

@@ -1,9 +1,10 @@
 """DNA barcodes to k-mer tokens, the input of BarcodeBERT."""
 
 from collections.abc import Sequence
-from typing import Final, overload
+from typing import Any, Final, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 MASK_ID: Final = 0
@@ -12,6 +13,9 @@ UNKNOWN_ID: Final = 2
 FIRST_KMER_ID: Final = 3
 
 Barcode = str | bytes
+Barcodes = Sequence[Barcode] | npt.NDArray[np.bytes_]
+
+_BARCODES_AT_ONCE = 256  # what fits a core's cache
 
 
 class KmerTokenizer:
@@ -52,9 +56,13 @@ class KmerTokenizer:
         self.k = k
         self.stride = stride
         self.max_length = max_length
-        # Anything but a base counts so far below zero that its window's number is negative.
-        self._base_codes = np.full(256, -(4**k), dtype=np.int64)
-        self._base_codes[np.frombuffer(b"ACGT", dtype=np.uint8)] = np.arange(4)
+        # A k-mer is a number with k digits in base 4. `_digits[i]` maps a byte to its share of that
+        # number at place i; anything but a base counts so far below zero that the sum is negative.
+        kmers = 4**k
+        dtype = np.int16 if (k + 1) * kmers < 2**15 else np.int64
+        self._digits = np.full((k, 256), -kmers, dtype=dtype)
+        for digit, base in enumerate(b"ACGT"):
+            self._digits[:, base] = digit * 4 ** np.arange(k)[::-1]
 
     @property
     def vocab_size(self) -> int:
@@ -69,39 +77,45 @@ class KmerTokenizer:
     @overload
     def __call__(self, barcodes: Barcode) -> torch.Tensor: ...
     @overload
-    def __call__(self, barcodes: Sequence[Barcode]) -> torch.Tensor: ...
-    def __call__(self, barcodes: Barcode | Sequence[Barcode]) -> torch.Tensor:
+    def __call__(self, barcodes: Barcodes) -> torch.Tensor: ...
+    def __call__(self, barcodes: Barcode | Barcodes) -> torch.Tensor:
         """Tokenize one barcode or many.
 
         Parameters
         ----------
-        barcodes : str, bytes or sequence of them
+        barcodes : str, bytes, or a sequence or array of them
             Nucleotides; any length, also empty.
 
         Returns
         -------
         torch.Tensor
-            int64, shape ``(num_tokens,)`` for one barcode and ``(N, num_tokens)`` for a sequence.
+            int64, shape ``(num_tokens,)`` for one barcode and ``(N, num_tokens)`` for several.
         """
         if isinstance(barcodes, str | bytes):
-            return self._tokenize([barcodes])[0]
-        return self._tokenize(barcodes)
-
-    def _tokenize(self, barcodes: Sequence[Barcode]) -> torch.Tensor:
-        padded = b"".join(self._pad(barcode) for barcode in barcodes)
-        bases = np.frombuffer(padded, dtype=np.uint8).reshape(len(barcodes), self.max_length)
-        codes = self._base_codes[bases]
-        last_start = self.max_length - self.k
-        numbers = np.zeros((len(barcodes), self.num_tokens - 1), dtype=np.int64)
-        for offset in range(self.k):  # a k-mer is a number with k digits in base 4
-            numbers = 4 * numbers + codes[:, offset : last_start + offset + 1 : self.stride]
-
+            return self([barcodes])[0]
         tokens = np.full((len(barcodes), self.num_tokens), CLS_ID, dtype=np.int64)
-        tokens[:, 1:] = np.where(numbers < 0, UNKNOWN_ID, FIRST_KMER_ID + numbers)
+        for start in range(0, len(barcodes), _BARCODES_AT_ONCE):
+            block = slice(start, start + _BARCODES_AT_ONCE)
+            tokens[block, 1:] = self._tokenize(self._bases(barcodes[block]))
         return torch.from_numpy(tokens)
 
-    def _pad(self, barcode: Barcode) -> bytes:
-        barcode = barcode[: self.max_length]
-        # A character outside ASCII is one unknown base, not several bytes.
-        ascii_only = barcode if isinstance(barcode, bytes) else barcode.encode("ascii", "replace")
-        return ascii_only.ljust(self.max_length, b"N")
+    def _bases(self, barcodes: Barcodes) -> npt.NDArray[np.uint8]:
+        """Return one byte per base, cut or padded to `max_length`: uint8, shape ``(N, L)``."""
+        if not isinstance(barcodes, np.ndarray):
+            # A character outside ASCII is one unknown base, not several bytes.
+            barcodes = [
+                barcode if isinstance(barcode, bytes) else barcode.encode("ascii", "replace")
+                for barcode in barcodes
+            ]
+        padded = np.array(barcodes, dtype=f"S{self.max_length}")  # with NUL, not a base either
+        return padded.view(np.uint8).reshape(len(barcodes), self.max_length)
+
+    def _tokenize(self, bases: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+        last_start = self.max_length - self.k
+        shape = (len(bases), self.num_tokens - 1)
+        kmers: npt.NDArray[Any] = np.zeros(shape, dtype=self._digits.dtype)
+        for place, digits in enumerate(self._digits):
+            kmers += digits[bases[:, place : last_start + place + 1 : self.stride]]
+        kmers += FIRST_KMER_ID
+        kmers[kmers < FIRST_KMER_ID] = UNKNOWN_ID
+        return kmers

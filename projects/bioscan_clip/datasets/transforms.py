@@ -1,69 +1,130 @@
-"""Photo transforms of the published recipe, on uint8 tensors as long as possible."""
+"""From a decoded photo to what the encoder takes.
 
-from typing import Final
+Workers crop and resize photos one by one and keep them uint8, a quarter of the bytes of float32.
+What is the same work for every pixel of a batch (flips, rotation, normalisation) is left to
+:func:`finish`, which runs where the batch is used: on the GPU if there is one.
+"""
+
+from typing import Any, Final
 
 import torch
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from projects.bioscan_clip.datasets.augmentation import Augmentation
 
 CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
 
-_MEAN_COLOUR: Final = [round(255 * mean) for mean in CLIP_MEAN]
+POSE: Final = "rgb_pose"
+"""The batch key of poses, from the worker to :func:`finish_batch`."""
+
+_ON_CPU_AT_ONCE: Final = 4  # photos whose pixels stay in a core's cache
 
 
-def evaluation_transform(image_size: int = 224) -> v2.Transform:
-    """Resize the short side to 8/7 of `image_size`, crop the centre, normalise.
+def evaluation_view(photo: torch.Tensor, image_size: int) -> torch.Tensor:
+    """Resize the short side to 8/7 of `image_size` and cut out the centre.
 
     Parameters
     ----------
-    image_size : int, default=224
+    photo : torch.Tensor
+        uint8, shape ``(3, H, W)``.
+    image_size : int
         Side of the result in pixels.
 
     Returns
     -------
-    torchvision.transforms.v2.Transform
-        Maps uint8 ``(3, H, W)`` to float32 ``(3, image_size, image_size)``.
+    torch.Tensor
+        uint8, shape ``(3, image_size, image_size)``.
     """
-    return v2.Compose(
-        [
-            v2.Resize(_resized(image_size), antialias=True),
-            v2.CenterCrop(image_size),
-            *_to_normalised_float(),
-        ]
-    )
+    resized = F.resize(photo, [round(image_size * 256 / 224)], antialias=True)
+    view: torch.Tensor = F.center_crop(resized, [image_size, image_size])
+    return view
 
 
-def training_transform(image_size: int = 224) -> v2.Transform:
-    """Resize, crop at random, flip both ways, rotate within 45 degrees, normalise.
-
-    The published recipe rotates after normalising and fills with zero, which is the mean colour;
-    here the rotation comes first and fills with that colour.
+def training_view(photo: torch.Tensor, image_size: int, drawn: Augmentation) -> torch.Tensor:
+    """Cut out the part that an augmentation keeps, and resize it.
 
     Parameters
     ----------
-    image_size : int, default=224
+    photo : torch.Tensor
+        uint8, shape ``(3, H, W)``.
+    image_size : int
         Side of the result in pixels.
+    drawn : Augmentation
+        The part to keep; its pose is left to :func:`finish`.
 
     Returns
     -------
-    torchvision.transforms.v2.Transform
-        Maps uint8 ``(3, H, W)`` to float32 ``(3, image_size, image_size)``.
+    torch.Tensor
+        uint8, shape ``(3, image_size, image_size)``.
     """
-    return v2.Compose(
-        [
-            v2.Resize(_resized(image_size), antialias=True),
-            v2.RandomResizedCrop(image_size, antialias=True),
-            v2.RandomHorizontalFlip(),
-            v2.RandomVerticalFlip(),
-            v2.RandomRotation(45, interpolation=InterpolationMode.NEAREST, fill=_MEAN_COLOUR),
-            *_to_normalised_float(),
-        ]
-    )
+    part = photo[:, drawn.top : drawn.top + drawn.height, drawn.left : drawn.left + drawn.width]
+    view: torch.Tensor = F.resize(part, [image_size, image_size], antialias=True)
+    return view
 
 
-def _resized(image_size: int) -> int:
-    return round(image_size * 256 / 224)
+def finish_batch(batch: dict[str, Any]) -> dict[str, Any]:
+    """Make the photos of a batch what the encoder takes; leave a batch that is finished as it is.
+
+    Parameters
+    ----------
+    batch : dict
+        ``rgb`` uint8 ``(B, 3, S, S)`` and perhaps ``rgb_pose`` float32 ``(B, 2, 2)``, or ``rgb`` of
+        another dtype.
+
+    Returns
+    -------
+    dict
+        The batch, with ``rgb`` float32 ``(B, 3, S, S)`` and without ``rgb_pose``.
+    """
+    photos = batch.get("rgb")
+    if photos is None or photos.dtype != torch.uint8:
+        return batch
+    finished = {key: value for key, value in batch.items() if key != POSE}
+    return finished | {"rgb": finish(photos, batch.get(POSE))}
 
 
-def _to_normalised_float() -> list[v2.Transform]:
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(CLIP_MEAN, CLIP_STD)]
+def finish(photos: torch.Tensor, poses: torch.Tensor | None = None) -> torch.Tensor:
+    """Flip, rotate and normalise a batch of photos, on the device that they are on.
+
+    Parameters
+    ----------
+    photos : torch.Tensor
+        uint8, shape ``(B, 3, S, S)``.
+    poses : torch.Tensor, optional
+        float32, shape ``(B, 2, 2)``; see :class:`Augmentation`. None leaves photos upright.
+
+    Returns
+    -------
+    torch.Tensor
+        float32, shape ``(B, 3, S, S)``. Pixels from outside a photo are 0, the mean colour.
+    """
+    mean = 255 * photos.new_tensor(CLIP_MEAN, dtype=torch.float32)[:, None, None]
+    std = 255 * photos.new_tensor(CLIP_STD, dtype=torch.float32)[:, None, None]
+    finished = torch.empty(photos.shape, dtype=torch.float32, device=photos.device)
+    at_once = _ON_CPU_AT_ONCE if photos.device.type == "cpu" else max(len(photos), 1)
+    for start in range(0, len(photos), at_once):
+        part = slice(start, start + at_once)
+        if poses is None:
+            torch.sub(photos[part], mean, out=finished[part]).div_(std)
+        else:
+            posed, inside = _pose(photos[part], poses[part])
+            torch.sub(posed, mean, out=finished[part]).div_(std).mul_(inside[:, None])
+    return finished
+
+
+def _pose(photos: torch.Tensor, poses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take each pixel from the nearest one to the place that the pose names.
+
+    Returns the posed photos, uint8 ``(B, 3, S, S)``, and where that place is inside the photo, bool
+    ``(B, S, S)``.
+    """
+    size = photos.shape[-1]
+    middle = (size - 1) / 2
+    offsets = torch.arange(size, device=photos.device) - middle
+    along_x, along_y = poses[:, :, :1] * offsets, poses[:, :, 1:] * offsets  # (B, 2, S)
+    places = (along_x[:, :, None, :] + along_y[:, :, :, None] + middle).round_()  # (B, 2, S, S)
+    inside = ((places >= 0) & (places < size)).all(dim=1)
+    x, y = places.clamp_(0, size - 1).unbind(dim=1)
+    sources = (y * size + x).long().flatten(1)[:, None].expand(-1, 3, -1)
+    return photos.flatten(2).gather(2, sources).view(photos.shape), inside

@@ -12,6 +12,7 @@ from mmlearn.tasks import ContrastivePretraining
 from torch import nn
 from torch.nn import functional as F
 
+from projects.bioscan_clip.datasets.transforms import finish_batch
 from projects.bioscan_clip.tasks.losses import LabelAwareContrastiveLoss
 
 # Lightning reads checkpoints with `weights_only=True`. Those of mmlearn's own project carry their
@@ -28,6 +29,7 @@ class BioscanPretraining(ContrastivePretraining):
 
     - an encoder or head that is None leaves its modality out;
     - a schedule that needs ``total_steps`` gets the trainer's estimate unless it is set;
+    - photos are flipped, rotated and normalised on the device that trains;
     - an evaluation batch goes through each encoder once, for the loss and all evaluation tasks;
     - a :class:`LabelAwareContrastiveLoss` gets the labels it needs;
     - checkpoints hold plain values only, so that they load with ``weights_only=True``.
@@ -90,6 +92,12 @@ class BioscanPretraining(ContrastivePretraining):
             self._encoded[modality.name] = super().encode(_in_eights(inputs), modality)[:specimens]
         encoded = self._encoded[modality.name]
         return F.normalize(encoded, p=2, dim=-1) if normalize else encoded
+
+    def on_after_batch_transfer(
+        self, batch: dict[str, Any], dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Finish photos on the device that trains; see :class:`SpecimenLoader`."""
+        return finish_batch(super().on_after_batch_transfer(batch, dataloader_idx))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """Compute the loss, and count the photos that could not be decoded."""
