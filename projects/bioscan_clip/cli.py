@@ -1,7 +1,7 @@
 """The `bioscan-clip` command: tools around training, which is `mmlearn_run`'s."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,9 +28,102 @@ def sample(
 
     try:
         write_sample(out, n_species=species, n_specimens=specimens, seed=seed)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(f"Wrote {out} ({out.stat().st_size / 1e6:.0f} MB)")
+
+
+@data.command()
+def repack(
+    file: Annotated[Path, typer.Argument(help="The HDF5 file to read.")],
+    out: Annotated[Path, typer.Option(help="The HDF5 file to write.")],
+    storage: Annotated[
+        Literal["rows", "variable-length"],
+        typer.Option(help="Photos: padded to rows of one width, or each of its own length."),
+    ] = "rows",
+) -> None:
+    """Rewrite a file so that reading one photo costs one photo; run it again to go on."""
+    from projects.bioscan_clip.data_tools.repack import print_storage
+    from projects.bioscan_clip.data_tools.repack import repack as repack_file
+
+    try:
+        repack_file(file, out, storage)
+    except (OSError, ValueError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(code=1) from error
+    print_storage(file, out)
+    typer.echo(f"Every value of {out} is as in the source.")
+
+
+@data.command()
+def subset(
+    file: Annotated[Path, typer.Argument(help="The HDF5 file to read.")],
+    out: Annotated[Path, typer.Option(help="The HDF5 file to write.")],
+    specimens: Annotated[int, typer.Option(help="How many specimens to keep, in all splits.")],
+    seed: Annotated[int, typer.Option(help="The same seed keeps the same specimens.")] = 0,
+) -> None:
+    """Write a smaller file with the same splits: whole species, with their keys and queries."""
+    from projects.bioscan_clip.data_tools.subset import write_subset
+
+    try:
+        kept = write_subset(file, out, specimens, seed)
+    except (OSError, ValueError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(code=1) from error
+    typer.echo(f"Wrote {out}: {kept} specimens ({out.stat().st_size / 1e6:.0f} MB)")
+
+
+@data.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="The HDF5 file to check.")],
+    photos: Annotated[
+        int, typer.Option(min=0, help="How many photos to decode of each split, at random.")
+    ] = 1000,
+    every_photo: Annotated[bool, typer.Option("--all", help="Decode every photo.")] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that decode photos; as many as cores if not given."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the report to this file.")] = None,
+) -> None:
+    """Check a file: layout, photos, labels, splits, barcodes and tokens; status 1 on errors."""
+    from projects.bioscan_clip.data_tools.verify import verify as verify_file
+    from projects.bioscan_clip.data_tools.verify_report import print_report, save_report
+
+    try:
+        report = verify_file(file, None if every_photo else photos, processes)
+        if json is not None:
+            save_report(report, json)
+    except (OSError, ValueError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(code=1) from error
+    print_report(report)
+    if report.count("error"):
+        raise typer.Exit(code=1)
+
+
+@data.command()
+def describe(
+    file: Annotated[Path, typer.Argument(help="The HDF5 file to describe.")],
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page with plots, which opens offline.")
+    ] = None,
+) -> None:
+    """Say what a file holds: specimens and taxa per split, labels, barcodes, photos, storage."""
+    from projects.bioscan_clip.data_tools.describe import describe as describe_file
+    from projects.bioscan_clip.data_tools.describe_report import print_description
+
+    try:
+        description = describe_file(file)
+        print_description(description)
+        if html is not None:
+            from projects.bioscan_clip.data_tools.describe_page import write_page
+
+            write_page(description, html)
+            typer.echo(f"Wrote {html}")
+    except (OSError, ValueError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(code=1) from error
 
 
 @app.command()

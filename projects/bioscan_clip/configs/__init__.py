@@ -18,6 +18,7 @@ from mmlearn.tasks import ContrastivePretraining
 from omegaconf import II, MISSING
 from peft import LoraConfig
 
+from projects.bioscan_clip.datasets.sampler import WindowedSampler
 from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
 from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
 from projects.bioscan_clip.encoders import BERT_SAMPLE, BarcodeBERT, TextEncoder
@@ -155,6 +156,10 @@ def _store_datasets() -> None:
         )
 
 
+def _store_samplers() -> None:
+    external_store(WindowedSampler, group="dataloader/sampler")
+
+
 def _store_tasks() -> None:
     base = builds(ContrastivePretraining, populate_full_signature=True)
     external_store(
@@ -193,4 +198,5 @@ _let_submitit_pickle_torch_backends()
 _store_encoders()
 _store_sample_encoders()
 _store_datasets()
+_store_samplers()
 _store_tasks()

@@ -87,12 +87,11 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "sample.hdf5"
     path.write_bytes(b"old")
 
-    def fail(*_):
-        raise RuntimeError("disk full")
+    def fail(task):
+        raise RuntimeError("no paint")
 
-    monkeypatch.setattr(sample, "draw_photo_of", lambda _: b"photo")
-    monkeypatch.setattr(sample, "_write_images", fail)
-    with pytest.raises(RuntimeError, match="disk full"):
+    monkeypatch.setattr(sample, "draw_photo_of", fail)
+    with pytest.raises(RuntimeError, match="no paint"):
         write_sample(path, **SMALL, processes=1)
     assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [
         ("sample.hdf5", b"old")

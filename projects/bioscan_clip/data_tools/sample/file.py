@@ -2,13 +2,12 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Final
+from typing import IO, Any, Final
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
@@ -16,18 +15,18 @@ from rich.progress import track
 
 from projects.bioscan_clip.data_tools.sample.names import tokenize_names
 from projects.bioscan_clip.data_tools.sample.photos import draw_photo_of
-from projects.bioscan_clip.data_tools.sample.specimens import Specimens, collect_specimens
+from projects.bioscan_clip.data_tools.sample.specimens import collect_specimens
 from projects.bioscan_clip.data_tools.sample.taxonomy import IntArray, grow_taxonomy
 from projects.bioscan_clip.data_tools.sample.traits import TraitArray, evolve_traits
 from projects.bioscan_clip.data_tools.splits import partition, rows_of_splits
-from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH, RANKS
+from projects.bioscan_clip.data_tools.writing import SplitSource, write_file
+from projects.bioscan_clip.datasets.schema import RANKS
 
 # With fewer, a split could be empty.
 _MIN_SPECIES: Final = 12
 _MIN_SPECIMENS_PER_SPECIES: Final = 15
 
 _UNDESCRIBED_PER_SPECIES = 0.25
-_ROWS_AT_ONCE = 256
 
 
 def write_sample(
@@ -59,7 +58,10 @@ def write_sample(
     Raises
     ------
     ValueError
-        If `n_species` or `n_specimens` is too small.
+        If `n_species` or `n_specimens` is too small, or an unfinished file of another size or seed
+        is in the way.
+    OSError
+        If the file cannot be written.
     """
     _check_sizes(n_species, n_specimens)
     rng = np.random.default_rng(seed)
@@ -68,9 +70,13 @@ def write_sample(
     traits = evolve_traits(taxonomy.names[0], taxonomy.parents, rng)
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryFile(dir=path.parent) as spool, _replacing(path) as partial:
+    with TemporaryFile(dir=path.parent) as spool:
         lengths = _draw_photos(spool, traits[specimens.species], seed, processes)
-        _write_splits(partial, specimens, spool, lengths, seed)
+        columns = specimens.columns | tokenize_names(specimens.names)
+        jpegs = np.memmap(spool, dtype=np.uint8, mode="r")
+        splits = rows_of_splits(partition(specimens.columns[RANKS[-1]], seed))
+        sources = {name: _source(rows, columns, lengths, jpegs) for name, rows in splits.items()}
+        write_file(path, sources, identity=f"sample {n_species} {n_specimens} {seed}")
 
 
 def _check_sizes(n_species: int, n_specimens: int) -> None:
@@ -110,42 +116,27 @@ def _mapped(
         yield pool.imap(draw_photo_of, tasks, chunksize=8)
 
 
-def _write_splits(
-    path: Path, specimens: Specimens, spool: IO[bytes], lengths: IntArray, seed: int
-) -> None:
-    columns = specimens.columns | tokenize_names(specimens.names) | {IMAGE_LENGTH: lengths}
-    splits = rows_of_splits(partition(specimens.columns[RANKS[-1]], seed))
-    jpegs = np.memmap(spool, dtype=np.uint8, mode="r")
-    with h5py.File(path, "w") as file:
-        for split, rows in splits.items():
-            group = file.create_group(split)
-            for name, column in columns.items():
-                group.create_dataset(name, data=column[rows])
-            _write_images(group, rows, jpegs, lengths)
-
-
-def _write_images(
-    group: h5py.Group, rows: IntArray, jpegs: npt.NDArray[np.uint8], lengths: IntArray
-) -> None:
+def _source(
+    rows: IntArray,
+    columns: Mapping[str, npt.NDArray[Any]],
+    lengths: IntArray,
+    jpegs: npt.NDArray[np.uint8],
+) -> SplitSource:
+    """Return the specimens of one split; `jpegs` holds the photos of all, one after the other."""
     starts = np.cumsum(lengths) - lengths
-    images = group.create_dataset(IMAGE, (len(rows), int(lengths.max())), dtype=np.uint8)
-    for first in range(0, len(rows), _ROWS_AT_ONCE):
-        chosen = rows[first : first + _ROWS_AT_ONCE]
-        block = np.zeros((len(chosen), images.shape[1]), dtype=np.uint8)
-        for padded, start, length in zip(block, starts[chosen], lengths[chosen], strict=True):
-            padded[:length] = jpegs[start : start + length]
-        images[first : first + len(chosen)] = block
 
+    def read_photos(block: slice) -> list[npt.NDArray[np.uint8]]:
+        chosen = rows[block]
+        places = zip(starts[chosen], lengths[chosen], strict=True)
+        return [jpegs[start : start + length] for start, length in places]
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path`, which takes its place unless an error is raised."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    return SplitSource(
+        len(rows),
+        {name: (column.dtype, column.shape[1:]) for name, column in columns.items()},
+        lambda block: {name: column[rows[block]] for name, column in columns.items()},
+        lengths[rows],
+        read_photos,
+    )
 
 
 def _available_cores() -> int:
