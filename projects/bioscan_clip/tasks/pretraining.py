@@ -93,9 +93,7 @@ class BioscanPretraining(ContrastivePretraining):
         encoded = self._encoded[modality.name]
         return F.normalize(encoded, p=2, dim=-1) if normalize else encoded
 
-    def on_after_batch_transfer(
-        self, batch: dict[str, Any], dataloader_idx: int
-    ) -> dict[str, Any]:
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Finish photos on the device that trains; see :class:`SpecimenLoader`."""
         return finish_batch(super().on_after_batch_transfer(batch, dataloader_idx))
 

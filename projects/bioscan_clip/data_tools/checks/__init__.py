@@ -1,0 +1,1 @@
+"""What can be wrong with a BIOSCAN HDF5 file, one module per subject."""

@@ -1,0 +1,201 @@
+"""The published metadata of BIOSCAN-1M and BIOSCAN-5M, read with the `bioscan-dataset` package."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from bioscan_dataset import (
+    BIOSCAN1M,
+    BIOSCAN5M,
+    bioscan1m,
+    bioscan5m,
+    load_bioscan1m_metadata,
+    load_bioscan5m_metadata,
+)
+
+from projects.bioscan_clip.datasets.schema import (
+    BIN_COLUMNS,
+    IDENTIFIERS,
+    NOT_CLASSIFIED,
+    RANKS,
+    SPLITS_1M,
+)
+
+DatasetName = Literal["1m", "5m"]
+IntArray = npt.NDArray[np.int64]
+
+# The published 5M file takes the training specimens as keys of seen species.
+_SPLITS_5M: Final = {
+    "all_keys": ("train", "key_unseen"),
+    "seen_keys": ("train",),
+    "unseen_keys": ("key_unseen",),
+    "no_split_and_seen_train": ("pretrain", "train"),
+    "val_seen": ("val",),
+    "val_unseen": ("val_unseen",),
+    "test_seen": ("test",),
+    "test_unseen": ("test_unseen",),
+    "other_heldout": ("other_heldout",),
+}
+_ROWS_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Names:
+    """A column that repeats few names.
+
+    Attributes
+    ----------
+    distinct : numpy.ndarray
+        Bytes in UTF-8, shape ``(K,)``; the last one is ``b"not_classified"``.
+    codes : numpy.ndarray
+        int32, shape ``(N,)``: which of them each specimen has.
+    """
+
+    distinct: npt.NDArray[np.bytes_]
+    codes: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the metadata say of N specimens, in their order; barcodes are read when needed.
+
+    Attributes
+    ----------
+    metadata : pathlib.Path
+        The file they were read from.
+    photo_folder : pathlib.Path
+        Where the pictures are.
+    photos : sequence of str
+        Path of each specimen's picture in that folder.
+    names : dict of str to Names
+        The four ranks and the Barcode Index Number.
+    identifiers : dict of str to numpy.ndarray
+        ``sampleid``, ``processid`` and ``image_file``: bytes, shape ``(N,)``.
+    splits : dict of str to numpy.ndarray
+        Ascending positions of each split's specimens, int64.
+    barcode_column : str
+        What the metadata call the barcode.
+    """
+
+    metadata: Path
+    photo_folder: Path
+    photos: "pd.Series[str]"
+    names: Mapping[str, Names]
+    identifiers: Mapping[str, npt.NDArray[np.bytes_]]
+    splits: Mapping[str, IntArray]
+    barcode_column: str
+
+    def __len__(self) -> int:
+        """Return the number of specimens."""
+        return len(self.photos)
+
+    def read_barcodes(self) -> Iterator[list[bytes]]:
+        """Yield the barcodes of one run of specimens after the other, as they are published."""
+        separator = "\t" if self.metadata.suffix == ".tsv" else ","
+        with pd.read_csv(
+            self.metadata,
+            sep=separator,
+            usecols=[self.barcode_column],
+            dtype=str,
+            chunksize=_ROWS_AT_ONCE,
+        ) as chunks:
+            for chunk in chunks:
+                yield [barcode.encode() for barcode in chunk[self.barcode_column].fillna("")]
+
+
+def read_published(dataset: DatasetName, root: Path, image_package: str) -> Published:
+    """Read the metadata of a data set below the folder that `bioscan-dataset` keeps it in.
+
+    Parameters
+    ----------
+    dataset : {"1m", "5m"}
+        BIOSCAN-1M with its CLIBD partition, or BIOSCAN-5M.
+    root : pathlib.Path
+        Holds ``bioscan1m`` or ``bioscan5m``.
+    image_package : str
+        Which pictures: a folder of ``images``, such as ``cropped_256``.
+
+    Returns
+    -------
+    Published
+        Labels, identifiers, splits and paths of pictures.
+
+    Raises
+    ------
+    FileNotFoundError
+        If metadata, partition or the folder of pictures are not there.
+    ValueError
+        If the metadata are not as published, or the partition leaves a specimen out.
+    """
+    publisher = BIOSCAN1M if dataset == "1m" else BIOSCAN5M
+    folder = root / publisher.base_folder
+    metadata, photo_folder = folder / publisher.meta["filename"], folder / "images" / image_package
+    lists = [folder / bioscan1m.CLIBD_PARTITIONING_DIRNAME / f"{name}.txt" for name in SPLITS_1M]
+    _check_there(dataset, [metadata, photo_folder, *(lists if dataset == "1m" else [])])
+    try:
+        table = _load_1m(metadata) if dataset == "1m" else _load_5m(metadata)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{metadata} is not as published: {error}") from error
+    if dataset == "1m":
+        members = {path.stem: table["sampleid"].isin(_read_ids(path)) for path in lists}
+    else:
+        members = {name: table["split"].isin(parts) for name, parts in _SPLITS_5M.items()}
+    bin_column = BIN_COLUMNS[0] if dataset == "1m" else BIN_COLUMNS[1]
+    return Published(
+        metadata,
+        photo_folder,
+        table["photo"],
+        {column: _names(table[column]) for column in (*RANKS, bin_column)},
+        {column: _as_bytes(table[column]) for column in IDENTIFIERS},
+        {name: np.flatnonzero(chosen) for name, chosen in members.items()},
+        "nucraw" if dataset == "1m" else "dna_barcode",
+    )
+
+
+def _load_1m(metadata: Path) -> pd.DataFrame:
+    columns = [column for column in bioscan1m.USECOLS if column != "nucraw"]
+    table: pd.DataFrame = load_bioscan1m_metadata(
+        str(metadata), max_nucleotides=None, partitioning_version="clibd", usecols=columns
+    )
+    folders = "part" + table["chunk_number"].astype(str) + "/"
+    return table.assign(photo=folders + table["image_file"])
+
+
+def _read_ids(path: Path) -> "pd.Series[str]":
+    return pd.read_csv(path, names=["sampleid"], dtype=str)["sampleid"]
+
+
+def _load_5m(metadata: Path) -> pd.DataFrame:
+    needed = [*bioscan5m.USECOLS, "sampleid"]
+    columns = [column for column in needed if column != "dna_barcode"]
+    table: pd.DataFrame = load_bioscan5m_metadata(
+        str(metadata), max_nucleotides=None, usecols=columns
+    )
+    return table.assign(image_file=table["processid"] + ".jpg", photo=table["image_path"])
+
+
+def _check_there(dataset: DatasetName, needed: list[Path]) -> None:
+    missing = [path for path in needed if not path.exists()]
+    if missing:
+        more = " `bioscan-clip data download clibd` gets the partition." if dataset == "1m" else ""
+        raise FileNotFoundError(
+            f"There is no {missing[0]}. Put the files of BIOSCAN-"
+            f"{dataset.upper()} where the `bioscan-dataset` package keeps them, or let it download "
+            f"them there.{more}"
+        )
+
+
+def _names(column: "pd.Series[Any]") -> Names:
+    names = column.astype("category").cat
+    distinct = _as_bytes(pd.Series([*names.categories, NOT_CLASSIFIED.decode()]))
+    codes = names.codes.to_numpy(dtype=np.int32, copy=True)
+    codes[codes < 0] = len(distinct) - 1
+    return Names(distinct, codes)  # type: ignore[arg-type]
+
+
+def _as_bytes(texts: "pd.Series[Any]") -> npt.NDArray[np.bytes_]:
+    return np.array([str(text).encode() for text in texts], dtype=bytes)
