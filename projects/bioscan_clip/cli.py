@@ -10,7 +10,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-data = typer.Typer(help="Make data files.", no_args_is_help=True)
+data = typer.Typer(help="Get, make and check data files.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
 # Imports stand inside the commands, so that `--help` is quick and `doctor` runs where they fail.
@@ -31,6 +31,38 @@ def sample(
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(f"Wrote {out} ({out.stat().st_size / 1e6:.0f} MB)")
+
+
+@data.command()
+def build(
+    dataset: Annotated[Literal["1m", "5m"], typer.Option(help="BIOSCAN-1M or BIOSCAN-5M.")],
+    root: Annotated[Path, typer.Option(help="The folder that holds bioscan1m or bioscan5m.")],
+    out: Annotated[Path, typer.Option(help="The HDF5 file to write.")],
+    image_package: Annotated[
+        str, typer.Option(help="Which pictures: a folder of `images`.")
+    ] = "cropped_256",
+    storage: Annotated[
+        Literal["rows", "variable-length"],
+        typer.Option(help="Photos: padded to rows of one width, or each of its own length."),
+    ] = "rows",
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that read pictures; as many as cores if not given."),
+    ] = None,
+    text_tokenizer: Annotated[
+        str, typer.Option(help="Hugging Face tokenizer of names: a name, or a folder.")
+    ] = "prajjwal1/bert-small",
+) -> None:
+    """Build a file from the published metadata and pictures; run it again to go on."""
+    from projects.bioscan_clip.data_tools.build import build as build_file
+    from projects.bioscan_clip.data_tools.build import print_built
+
+    try:
+        built = build_file(dataset, root, out, image_package, storage, processes, text_tokenizer)
+    except (OSError, ValueError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(code=1) from error
+    print_built(built, out)
 
 
 @data.command()

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from projects.bioscan_clip.data_tools.published import (
     DatasetName,
@@ -35,6 +39,8 @@ class Built:
         Specimens of each split.
     pictures : int
         Pictures in the file.
+    seconds : float
+        How long this call took.
     left_out : pathlib.Path or None
         The list of specimens that the file lacks, for want of a picture; None if it lacks none.
     n_left_out : int
@@ -43,6 +49,7 @@ class Built:
 
     specimens: Mapping[str, int]
     pictures: int
+    seconds: float
     left_out: Path | None
     n_left_out: int
 
@@ -93,6 +100,7 @@ def build(
     OSError
         If the disk has too little room.
     """
+    start = time.monotonic()
     published = read_published(dataset, root, image_package)
     tokens = tokenize_taxa(published.names, text_tokenizer)
     identity = f"{dataset} {image_package} {identity_of(published.metadata)} {text_tokenizer}"
@@ -123,19 +131,42 @@ def build(
     remove_spool(photo_file)
     barcode_file.unlink()
     counts = {name: len(rows) for name, rows in splits.items()}
-    return Built(counts, int(usable.sum()), left_out, len(problems))
+    seconds = time.monotonic() - start
+    return Built(counts, int(usable.sum()), seconds, left_out, len(problems))
+
+
+def print_built(built: Built, out: Path, console: Console | None = None) -> None:
+    """Print the splits of a file, its size and what it lacks."""
+    console = console or Console()
+    table = Table(title=f"Specimens of {escape(out.name)}")
+    table.add_column("split")
+    table.add_column("specimens", justify="right")
+    for name, specimens in built.specimens.items():
+        table.add_row(name, f"{specimens:,}" if specimens else "[bold red]none[/]")
+    console.print(table)
+    console.print(
+        f"Wrote {escape(str(out))}: {built.pictures:,} pictures, "
+        f"{out.stat().st_size / 1e9:,.2f} GB, {built.pictures / built.seconds:,.0f} pictures/s",
+        soft_wrap=True,
+    )
+    if built.left_out is not None:
+        console.print(
+            f"[bold]{built.n_left_out:,} specimens are left out[/], because their pictures are "
+            f"missing or do not decode: {escape(str(built.left_out))}",
+            soft_wrap=True,
+        )
 
 
 def _check_room(paths: list[Path], folder: Path) -> None:
     """Estimate from some pictures what all of them take, before days are spent on reading them."""
-    looked_at = [path for path in paths[:: max(1, len(paths) // _PICTURES_LOOKED_AT)]]
+    looked_at = paths[:: max(1, len(paths) // _PICTURES_LOOKED_AT)]
     sizes = [path.stat().st_size for path in looked_at if path.is_file()]
     needed = int(np.mean(sizes or [0]) * len(paths))
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
-            f"The pictures take about {needed:,} bytes, but the disk of {folder} has {free:,} free. "
-            "Make room, or write to another disk."
+            f"The pictures take about {needed:,} bytes, but the disk of {folder} has {free:,} "
+            "free. Make room, or write to another disk."
         )
 
 
@@ -143,12 +174,13 @@ def _list_left_out(published: Published, problems: Mapping[int, str], path: Path
     path.unlink(missing_ok=True)
     if not problems:
         return None
-    identifiers = {name: values for name, values in published.identifiers.items()}
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["sampleid", "processid", "picture", "reason"])
         for place, reason in sorted(problems.items()):
-            ids = (identifiers[name][place].decode() for name in ("sampleid", "processid"))
+            ids = (
+                published.identifiers[name][place].decode() for name in ("sampleid", "processid")
+            )
             writer.writerow([*ids, published.photo_folder / published.photos.iloc[place], reason])
     return path
 

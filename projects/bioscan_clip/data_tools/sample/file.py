@@ -1,7 +1,6 @@
 """A synthetic file in the BIOSCAN-1M schema: invented insects to try things on."""
 
 import multiprocessing
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
+from projects.bioscan_clip.data_tools.cores import available_cores
 from projects.bioscan_clip.data_tools.sample.names import tokenize_names
 from projects.bioscan_clip.data_tools.sample.photos import draw_photo_of
 from projects.bioscan_clip.data_tools.sample.specimens import collect_specimens
@@ -96,7 +96,7 @@ def _draw_photos(
     """Append one JPEG per row of `traits` to a file and return their lengths."""
     tasks = ((looks, (seed, number)) for number, looks in enumerate(traits, start=1))
     lengths = np.zeros(len(traits), dtype=np.int64)
-    with _mapped(tasks, processes or _available_cores()) as photos:
+    with _mapped(tasks, processes or available_cores()) as photos:
         shown = track(photos, "Drawing photos", len(traits), console=Console(stderr=True))
         for specimen, jpeg in enumerate(shown):
             lengths[specimen] = spool.write(jpeg)
@@ -137,9 +137,3 @@ def _source(
         lengths[rows],
         read_photos,
     )
-
-
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # says less than cpu_count() inside a SLURM job
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
