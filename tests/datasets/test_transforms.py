@@ -1,4 +1,4 @@
-"""Expected pictures come from the reference's evaluation transform (fixtures/parity) and torchvision."""
+"""Expected pictures come from the reference (fixtures/parity) and from torchvision."""
 
 import math
 

@@ -27,6 +27,7 @@ from projects.bioscan_clip.data_tools.writing import PhotoLayout, SplitSource, w
 from projects.bioscan_clip.datasets.schema import BARCODE
 
 _PICTURES_LOOKED_AT = 200
+_LISTED_IDS = ("sampleid", "processid")
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _list_left_out(published: Published, problems: Mapping[int, str], path: Path
         return None
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["sampleid", "processid", "picture", "reason"])
+        writer.writerow([*_LISTED_IDS, "picture", "reason"])
         for place, reason in sorted(problems.items()):
             ids = (
                 published.identifiers[name][place].decode() for name in ("sampleid", "processid")
