@@ -5,7 +5,7 @@ SAMPLE := data/bioscan_sample.hdf5
 DEMO := outputs/demo
 RUN := $(BIN)/mmlearn_run 'hydra.searchpath=[pkg://projects.bioscan_clip.configs]' +experiment=bioscan_sample
 
-.PHONY: help install demo pictures test lint format requirements clean
+.PHONY: help install demo pictures bench test lint format requirements clean
 
 help: ## Print the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -52,6 +52,10 @@ pictures: $(DEMO)/eval/metrics.json ## Draw the pictures of README and docs from
 
 test: .venv/installed ## Run the test suite
 	@$(BIN)/python -m pytest
+
+bench: .venv/installed ## Measure loader, tokenizer, files and training step against the usual ways
+	@for benchmark in tokenizer opening loader disk train_step; do \
+	  echo; $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 
 lint: .venv/installed ## Check style and types
 	@$(BIN)/ruff check .

@@ -29,6 +29,20 @@ def test_code_does_not_depend_on_the_other_names():
     assert alone[0] == among[2] == taxon_code(b"Culicidae") == 0xE1E641D3BFB9D8F2 >> 1
 
 
+def test_each_name_of_a_column_is_hashed_once(tmp_path, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(taxonomy, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(taxonomy, "taxon_code", lambda name: hashed.append(name) or len(hashed))
+    with h5py.File(tmp_path / "names.hdf5", "w") as file:
+        file["species"] = np.array([b"a", b"b", b"a", b"b", b"c", b"b", b"a"])
+        assert encode_column(file["species"]).tolist() == [1, 2, 1, 2, 3, 2, 1]
+    assert hashed == [b"a", b"b", b"c"]
+
+
+def test_no_names():
+    assert encode_taxa(np.array([], dtype="S1")).shape == (0,)
+
+
 def test_column_is_encoded_in_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(taxonomy, "_ROWS_AT_ONCE", 3)
     names = np.array([b"a", b"b", b"a", b"not_classified", b"c", b"b", b"a"])

@@ -152,8 +152,8 @@ def print_built(built: Built, out: Path, console: Console | None = None) -> None
     )
     if built.left_out is not None:
         console.print(
-            f"[bold]{built.n_left_out:,} specimens are left out[/], because their pictures are "
-            f"missing or do not decode: {escape(str(built.left_out))}",
+            f"[bold]Left out {built.n_left_out:,} specimens[/] whose picture is missing or does "
+            f"not decode: {escape(str(built.left_out))}",
             soft_wrap=True,
         )
 

@@ -1,5 +1,6 @@
 """Taxon names as integer codes, so that labels can travel in tensors."""
 
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
 import h5py
@@ -50,12 +51,7 @@ def encode_taxa(names: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
     numpy.ndarray
         int64, shape ``(N,)``; see :func:`taxon_code`.
     """
-    names = names.astype(bytes)
-    positions, distinct = pd.factorize(_mixed(names))
-    examples = np.empty(len(distinct), dtype=np.int64)
-    examples[positions] = np.arange(len(names))
-    codes = np.array([taxon_code(name) for name in names[examples]], dtype=np.int64)
-    return codes[positions]
+    return next(_encode([names]))
 
 
 def encode_column(column: h5py.Dataset) -> npt.NDArray[np.int64]:
@@ -72,10 +68,26 @@ def encode_column(column: h5py.Dataset) -> npt.NDArray[np.int64]:
         int64, shape ``(N,)``; see :func:`taxon_code`.
     """
     codes = np.empty(len(column), dtype=np.int64)
-    for start in range(0, len(column), _ROWS_AT_ONCE):
-        block = slice(start, start + _ROWS_AT_ONCE)
-        codes[block] = encode_taxa(column[block])
+    starts = range(0, len(column), _ROWS_AT_ONCE)
+    blocks = (column[start : start + _ROWS_AT_ONCE] for start in starts)
+    for start, block in zip(starts, _encode(blocks), strict=True):
+        codes[start : start + len(block)] = block
     return codes
+
+
+def _encode(blocks: Iterable[npt.NDArray[np.bytes_]]) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the codes of one block of names after the other."""
+    known = pd.Series(dtype=np.int64, index=pd.Index([], dtype=np.uint64))
+    for block in blocks:
+        names = block.astype(bytes)
+        positions, mixed = pd.factorize(_mixed(names))
+        distinct = pd.Index(mixed)
+        examples = np.empty(len(distinct), dtype=np.int64)
+        examples[positions] = np.arange(len(names))
+        new = np.flatnonzero(known.index.get_indexer(distinct) < 0)
+        codes = [taxon_code(name) for name in names[examples[new]]]
+        known = pd.concat([known, pd.Series(codes, index=distinct[new], dtype=np.int64)])
+        yield known.to_numpy()[known.index.get_indexer(distinct)][positions]
 
 
 def _mixed(names: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
@@ -85,7 +97,7 @@ def _mixed(names: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint64]:
     differ in one word of eight bytes never meet, and others with a probability of 2**-64.
     """
     width = -(-names.dtype.itemsize // 8) * 8
-    words = names.astype(f"S{width}").view(np.uint64).reshape(len(names), -1)
+    words = names.astype(f"S{width}").view(np.uint64).reshape(len(names), width // 8)
     mixed = np.zeros(len(names), dtype=np.uint64)
     for word in words.T:
         mixed = (mixed ^ word) * _ODD

@@ -115,7 +115,8 @@ class KmerTokenizer:
         shape = (len(bases), self.num_tokens - 1)
         kmers: npt.NDArray[Any] = np.zeros(shape, dtype=self._digits.dtype)
         for place, digits in enumerate(self._digits):
-            kmers += digits[bases[:, place : last_start + place + 1 : self.stride]]
+            column = bases[:, place : last_start + place + 1 : self.stride]
+            kmers += digits.take(column, mode="clip")  # a byte needs no check of bounds
         kmers += FIRST_KMER_ID
         kmers[kmers < FIRST_KMER_ID] = UNKNOWN_ID
         return kmers
