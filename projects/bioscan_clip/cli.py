@@ -34,6 +34,45 @@ def sample(
 
 
 @data.command()
+def download(
+    what: Annotated[
+        Literal["1m", "5m", "barcodebert", "clibd"],
+        typer.Argument(help="A data file, BarcodeBERT's weights, or CLIBD's partition of 1M."),
+    ],
+    to: Annotated[Path, typer.Option(help="The folder to put it in.")] = Path(),
+    url: Annotated[str | None, typer.Option(help="Another address of the same file.")] = None,
+) -> None:
+    """Fetch what is published; run it again to go on."""
+    from projects.bioscan_clip.data_tools.download import download as fetch_published
+
+    try:
+        next_step = fetch_published(what, to, url)
+    except OSError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(code=1) from error
+    typer.echo(next_step)
+
+
+@data.command()
+def split(
+    metadata: Annotated[Path, typer.Argument(help="A table of specimens, TSV or CSV.")],
+    out: Annotated[Path, typer.Option(help="The folder to write lists of specimens to.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same partition.")] = 0,
+    species_column: Annotated[str, typer.Option(help="Column of the species.")] = "species",
+    id_column: Annotated[str, typer.Option(help="Column of the specimen's id.")] = "sampleid",
+) -> None:
+    """Partition specimens as the paper does: seen and unseen species, queries and keys."""
+    from projects.bioscan_clip.data_tools.split_table import print_counts, split_table
+
+    try:
+        counts = split_table(metadata, out, seed, species_column, id_column)
+    except (OSError, ValueError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(code=1) from error
+    print_counts(counts)
+
+
+@data.command()
 def build(
     dataset: Annotated[Literal["1m", "5m"], typer.Option(help="BIOSCAN-1M or BIOSCAN-5M.")],
     root: Annotated[Path, typer.Option(help="The folder that holds bioscan1m or bioscan5m.")],
