@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from mmlearn.constants import EXAMPLE_INDEX_KEY
 from mmlearn.datasets.core import Example
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from torchvision.io import ImageReadMode, decode_image
 
 from projects.bioscan_clip.datasets.augmentation import draw_augmentation
@@ -171,6 +171,8 @@ class BIOSCANInsectDataset(Dataset[Example]):
         """Read photos, and the rows that they are of, which differ where one does not decode."""
         size = self.image_size
         photos = torch.empty((len(rows), 3, size, size), dtype=torch.uint8)
+        if get_worker_info() is not None:
+            photos.share_memory_()  # from where they are sent without another copy
         poses = torch.empty((len(rows), 2, 2))
         used = rows.copy()
         for place, jpeg in enumerate(self._split.read_jpegs(rows)):
