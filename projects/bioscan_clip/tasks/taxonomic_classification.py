@@ -9,7 +9,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from mmlearn.tasks.hooks import EvaluationHooks
 
 from projects.bioscan_clip.tasks.collection import EmbeddingCollection
-from projects.bioscan_clip.tasks.evaluation import Embeddings, evaluate_embeddings
+from projects.bioscan_clip.tasks.scoring.embeddings import Embeddings
+from projects.bioscan_clip.tasks.scoring.evaluation import evaluate_embeddings
 from projects.bioscan_clip.tasks.report import print_accuracy, save_metrics
 
 

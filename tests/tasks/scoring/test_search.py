@@ -1,10 +1,12 @@
 import torch
 
-from projects.bioscan_clip.tasks import nearest_keys, search
+from projects.bioscan_clip.tasks import nearest_keys
+from projects.bioscan_clip.tasks.scoring import search
 
 
 def test_equals_full_sort(monkeypatch):
-    monkeypatch.setattr(search, "_QUERIES_AT_ONCE", 7)  # several blocks, the last one short
+    monkeypatch.setattr(search, "QUERIES_AT_ONCE", 7)  # several blocks, the last one short
+    monkeypatch.setattr(search, "KEYS_AT_ONCE", 3)  # fewer than neighbours
     torch.manual_seed(0)
     queries, keys = 5 * torch.randn(40, 6), 3 * torch.randn(25, 6)
     similarities, indices = nearest_keys(queries, keys, k=4)

@@ -11,12 +11,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.neighbors import NearestNeighbors
 
 from projects.bioscan_clip.tasks import Embeddings, evaluate_embeddings
-from projects.bioscan_clip.tasks.metrics import (
-    harmonic_mean,
-    macro_accuracy,
-    micro_accuracy,
-    topk_correct,
-)
+from projects.bioscan_clip.tasks.scoring.accuracy import class_accuracy, correct_at, harmonic_mean
 
 RANKS = ("order", "family", "genus", "species")
 
@@ -74,7 +69,7 @@ def test_harmonic_mean_of_seen_and_unseen(parity_results):
     seen, unseen = (parity_results[name.format(split)] for split in ("seen", "unseen"))
     expected = 2 / (1 / seen + 1 / unseen)
     assert parity_results[name.format("harmonic")] == pytest.approx(expected)
-    assert harmonic_mean(0.0, 0.0) == 0.0
+    assert harmonic_mean(np.zeros(1), np.zeros(1)).tolist() == [0.0]
 
 
 def unit(*angles_in_degrees: float) -> torch.Tensor:
@@ -141,14 +136,11 @@ def test_accuracies_equal_loops(neighbours, data):
     truth = data.draw(
         st.lists(st.integers(0, 3), min_size=len(neighbours), max_size=len(neighbours))
     )
-    correct = topk_correct(torch.tensor(neighbours), torch.tensor(truth))
+    correct = correct_at(torch.tensor(neighbours), torch.tensor(truth))
+    by_label = class_accuracy(correct.double().numpy(), np.array(truth))
     for k in range(1, 5):
         hits = [label in row[:k] for row, label in zip(neighbours, truth, strict=True)]
         assert correct[:, k - 1].tolist() == hits
-        by_class = [
-            [hit for hit, label in zip(hits, truth, strict=True) if label == taxon]
-            for taxon in set(truth)
-        ]
-        expected = sum(sum(group) / len(group) for group in by_class) / len(by_class)
-        assert macro_accuracy(correct[:, k - 1], torch.tensor(truth)) == pytest.approx(expected)
-        assert micro_accuracy(correct[:, k - 1]) == pytest.approx(sum(hits) / len(hits))
+        for shares, taxon in zip(by_label, sorted(set(truth)), strict=True):
+            group = [hit for hit, label in zip(hits, truth, strict=True) if label == taxon]
+            assert shares[k - 1] == pytest.approx(sum(group) / len(group))
