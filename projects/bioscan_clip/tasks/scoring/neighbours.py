@@ -1,11 +1,11 @@
 """The nearest keys of every query, for every pair of query and key features."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import torch
 
-from projects.bioscan_clip.tasks.scoring.embeddings import MODALITIES, Embeddings
+from projects.bioscan_clip.tasks.scoring.embeddings import Embeddings
 from projects.bioscan_clip.tasks.scoring.features import Features, similarities
 from projects.bioscan_clip.tasks.scoring.search import (
     KEYS_AT_ONCE,
@@ -63,22 +63,37 @@ def find_neighbours(
                     if match not in nearest:
                         nearest[match] = Nearest(len(specimens), k, values.device)
                     nearest[match].add(values, rows, key_rows.start)
-    neighbours = {match: one.found() for match, one in nearest.items()}
-    return dict(sorted((neighbours | dict(_among_all(keys, neighbours))).items()))
+    return with_all_keys(keys, {match: one.found() for match, one in nearest.items()})
 
 
-def _among_all(
+def with_all_keys(
     keys: Embeddings, neighbours: Mapping[Match, Neighbours]
-) -> Iterator[tuple[Match, Neighbours]]:
-    """Merge the nearest keys of single modalities, where all of these can be compared."""
-    names = [name for name in MODALITIES if name in keys.modalities]
+) -> dict[Match, Neighbours]:
+    """Add the key feature ``all``, where every modality of the keys could be searched.
+
+    Parameters
+    ----------
+    keys : Embeddings
+        Key specimens.
+    neighbours : mapping of Match to Neighbours
+        What was found by the other features.
+
+    Returns
+    -------
+    dict of Match to Neighbours
+        All of it, sorted by name.
+    """
+    names = list(keys.modalities)
+    merged = dict(neighbours)
     for query, split in {(match.query, match.split): None for match in neighbours}:
-        parts = [neighbours.get(Match(query, name, split)) for name in names]
-        present = [part for part in parts if part is not None]
-        if len(present) < len(names):
-            continue
-        values = torch.cat([part.similarities for part in present], dim=1)
-        rows = torch.cat([part.keys for part in present], dim=1)
-        best = values.topk(present[0].keys.shape[1], dim=1)
-        merged = Neighbours(best.values, rows.gather(1, best.indices))
-        yield Match(query, ALL, split), merged
+        matches = [Match(query, name, split) for name in names]
+        if all(match in neighbours for match in matches):
+            merged[Match(query, ALL, split)] = _merge([neighbours[match] for match in matches])
+    return dict(sorted(merged.items()))
+
+
+def _merge(parts: Sequence[Neighbours]) -> Neighbours:
+    values = torch.cat([part.similarities for part in parts], dim=1)
+    rows = torch.cat([part.keys for part in parts], dim=1)
+    best = values.topk(parts[0].keys.shape[1], dim=1)
+    return Neighbours(best.values, rows.gather(1, best.indices))
