@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from projects.bioscan_clip.tasks.report import load_metrics, print_accuracy
+from projects.bioscan_clip.tasks.reports.console import print_accuracy
+from projects.bioscan_clip.tasks.reports.metrics_files import load_metrics
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent

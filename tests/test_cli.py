@@ -50,5 +50,5 @@ def test_results_of_a_run(runner, tmp_path):
 
 def test_results_of_no_run(runner, tmp_path):
     result = runner.invoke(app, ["results", str(tmp_path)])
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert "holds no metrics.json" in " ".join(result.output.replace("│", "").split())

@@ -199,16 +199,73 @@ def describe(
 
 @app.command()
 def results(
-    run: Annotated[Path, typer.Argument(help="Output folder of a run, which holds metrics.json.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Output folders of runs, or folders of many, as --multirun makes."),
+    ],
+    query: Annotated[str, typer.Option(help="Feature of queries, such as rgb.")] = "rgb",
+    key: Annotated[str, typer.Option(help="Feature of keys, such as dna.")] = "dna",
+    form: Annotated[
+        Literal["rich", "markdown", "latex", "csv"],
+        typer.Option("--format", help="How to write the table."),
+    ] = "rich",
+    out: Annotated[Path | None, typer.Option(help="A file to write it to.")] = None,
 ) -> None:
-    """Print the accuracies that a run saved."""
-    from projects.bioscan_clip.tasks.report import load_metrics, print_accuracy
+    """Print accuracies of runs, their mean and deviation, beside published figures."""
+    from projects.bioscan_clip.tasks.reports.metrics_files import write_whole
+    from projects.bioscan_clip.tasks.results.formats import print_summary, render
+    from projects.bioscan_clip.tasks.results.runs import collect_runs, unfinished_runs
+    from projects.bioscan_clip.tasks.results.summary import summarize
 
     try:
-        metrics = load_metrics(run)
+        summary = summarize(collect_runs(runs), query, key)
+        if out is not None:
+            text = render(summary, form)
+            write_whole(out, lambda path: path.write_text(text, "utf-8"))
     except (OSError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
-    print_accuracy(metrics)
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(code=1) from error
+    for folder in unfinished_runs(runs):
+        typer.echo(f"Left out: {folder} has no metrics.json; its run did not finish.", err=True)
+    if form == "csv":  # has no place for them
+        for line in (*summary.caveats, *summary.notes):
+            typer.echo(line, err=True)
+    if out is not None:
+        typer.echo(f"Wrote {out}")
+    elif form == "rich":
+        print_summary(summary)
+    else:
+        typer.echo(render(summary, form), nl=False)
+
+
+@app.command()
+def evaluate(
+    embeddings: Annotated[
+        Path,
+        typer.Option(help="embeddings.hdf5 of a run, or a folder of CLIBD's extracted features."),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to leave metrics and the report in.")],
+    report: Annotated[
+        Literal["off", "light", "full"],
+        typer.Option(help="Only metrics.json; tables and a page; or also a map of embeddings."),
+    ] = "full",
+    search: Annotated[
+        Literal["exact", "approximate"],
+        typer.Option(help="Compare all keys, or find most of the nearest sooner with FAISS."),
+    ] = "exact",
+    restrict_to: Annotated[
+        Path | None, typer.Option(help="A checklist: names of taxa to predict, one a line.")
+    ] = None,
+) -> None:
+    """Score saved embeddings, without a model."""
+    from projects.bioscan_clip.tasks.evaluate_saved import evaluate_saved
+
+    try:
+        files = evaluate_saved(embeddings, out, report, search, restrict_to)
+    except (OSError, ValueError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(code=1) from error
+    typer.echo(f"Saved in {out}: {', '.join(path.name for path in files)}")
 
 
 @app.command()

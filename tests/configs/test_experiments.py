@@ -83,6 +83,11 @@ def test_published_recipe(experiment, monkeypatch):
             "keys_split": "all_keys",
             "seen_split": f"{stage}_seen",
             "unseen_split": f"{stage}_unseen",
+            **(
+                {"tuning_seen_split": "val_seen", "tuning_unseen_split": "val_unseen"}
+                if stage == "test"
+                else {}
+            ),
         }
         assert not any(dataset.for_training for dataset in evaluated.values())
         assert all(d.path_to_hdf5_file == "/data/file.hdf5" for d in evaluated.values())
@@ -170,6 +175,17 @@ def test_label_aware_loss_is_an_option():
     loss = instantiate(config.task.loss)
     assert isinstance(loss, LabelAwareContrastiveLoss)
     assert loss.positives == "species"
+
+
+def test_retrieval_is_an_option():
+    config = composed(
+        "bioscan_sample", "+eval_task@task.evaluation_tasks.retrieval.task=CrossModalRetrieval"
+    )
+    spec = config.task.evaluation_tasks.retrieval
+    assert (spec.run_on_validation, spec.run_on_test) == (True, True)
+    retrieval = instantiate(spec.task, _convert_="partial")
+    assert set(retrieval.metrics) == {("rgb", "dna"), ("dna", "rgb")}
+    assert set(retrieval.metrics["rgb", "dna"]) == {f"rgb_to_dna_R@{k}" for k in (1, 5, 10)}
 
 
 def test_submitit_can_pickle_the_job():

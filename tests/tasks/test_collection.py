@@ -26,10 +26,12 @@ def collect(ids: list[tuple[int, int]], batch_size: int = 2) -> EmbeddingCollect
 def check(by_dataset) -> None:
     assert sorted(by_dataset) == [0, 1]
     for dataset, marks in {0: [0, 1, 2], 1: [103, 104]}.items():
-        assert by_dataset[dataset].dna.squeeze(1).tolist() == marks
-        assert by_dataset[dataset].dna.dtype == torch.float32
-        assert by_dataset[dataset].labels[:, 0].tolist() == marks
-        assert by_dataset[dataset].rgb is None
+        embeddings = by_dataset[dataset].embeddings
+        assert embeddings.dna.squeeze(1).tolist() == marks
+        assert embeddings.dna.dtype == torch.float32
+        assert embeddings.labels[:, 0].tolist() == marks
+        assert embeddings.rgb is None
+        assert by_dataset[dataset].rows.tolist() == [mark % 100 for mark in marks]
 
 
 def test_specimens_come_in_the_order_of_their_dataset():

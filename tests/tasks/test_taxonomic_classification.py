@@ -2,6 +2,7 @@ import json
 
 import lightning as L
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -18,7 +19,14 @@ from projects.bioscan_clip.tasks import (
     TaxonomicClassification,
     evaluate_embeddings,
 )
+from projects.bioscan_clip.tasks.evaluate_saved import evaluate_saved
+from projects.bioscan_clip.tasks.evaluated_splits import by_role
 
+ROLES = {
+    "keys": ["all_keys"],
+    "seen": ["test_seen", "val_seen"],
+    "unseen": ["test_unseen", "val_unseen"],
+}
 SIZES = {"all_keys": 40, "test_seen": 15, "test_unseen": 13}
 
 
@@ -80,8 +88,9 @@ def expected(splits) -> dict[str, float]:
     )
 
 
-def task(folder) -> BioscanPretraining:
-    evaluation = TaxonomicClassification(top_k=[1, 3], output_dir=folder)
+def task(folder, **options) -> BioscanPretraining:
+    options = {"top_k": [1, 3], "report": "off"} | options
+    evaluation = TaxonomicClassification(output_dir=folder, **options)
     return BioscanPretraining(
         encoders={"rgb": Identity("rgb"), "dna": Identity("dna")},
         loss=ContrastiveLoss(),
@@ -162,7 +171,7 @@ def test_validation_is_logged_as_val(tmp_path, splits, expected):
 
 def test_limited_batches_leave_out_what_cannot_be_computed(tmp_path, splits):
     """The keys come first, so a limit cuts off the queries of unseen species, then all queries."""
-    with pytest.warns(UserWarning, match=r"no unseen specimens \(splits val_unseen, test_unseen"):
+    with pytest.warns(UserWarning, match=r"no unseen specimens \(splits test_unseen, val_unseen"):
         trainer(tmp_path, limit_test_batches=7).test(task(tmp_path), loader(splits))
     saved = json.loads((tmp_path / "metrics.json").read_text())
     assert {name.split("/")[2] for name in saved} == {"seen"}
@@ -185,3 +194,50 @@ def test_sanity_check_and_fast_dev_run_do_not_crash(tmp_path, splits, changes):
     model.optimizer.keywords, model.optimizer.func = {}, torch.optim.SGD
     training = loader(splits[:1])
     trainer(tmp_path, max_epochs=1, **changes).fit(model, training, loader(splits))
+
+
+def test_report_of_a_test(tmp_path, splits):
+    trainer(tmp_path).test(task(tmp_path, report="full"), loader(splits))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("metrics.json", "metrics.csv", "predictions.parquet", "evaluation.json"),
+        *("embeddings.hdf5", "report.html"),
+    }
+    about = json.loads((tmp_path / "evaluation.json").read_text())
+    assert about["splits"] == {
+        "keys": {"all_keys": 40},
+        "seen": {"test_seen": 15},
+        "unseen": {"test_unseen": 13},
+    }
+    table = pd.read_csv(tmp_path / "metrics.csv")
+    saved = json.loads((tmp_path / "metrics.json").read_text())
+    named = {
+        f"test/{row.query}_to_{row.key}/{row.split}/{row.average}/top{row.k}/{row.level}": row.value
+        for row in table.itertuples()
+    }
+    assert named == pytest.approx(saved)
+
+
+def test_saved_embeddings_score_the_same(tmp_path, splits):
+    trainer(tmp_path).test(task(tmp_path / "run", report="full", top_k=[1, 3, 5]), loader(splits))
+    evaluate_saved(tmp_path / "run", tmp_path / "again", report="off")
+    assert (tmp_path / "again" / "metrics.json").read_text() == (
+        tmp_path / "run" / "metrics.json"
+    ).read_text()
+
+
+def test_off_in_yaml_is_false_and_other_words_are_refused():
+    assert TaxonomicClassification(report=False).report["test"] == "off"
+    with pytest.raises(ValueError, match="off, light or full, but not 'some'"):
+        TaxonomicClassification(report="some")
+
+
+def test_validation_splits_settle_thresholds_of_a_test(splits):
+    """A second split of a role is for tuning, and a split that is there twice counts once."""
+    seen, twin, tuning = (Specimens("test_seen", seed) for seed in range(3))
+    seen.path = twin.path = tuning.path = "file.hdf5"
+    tuning.split = "val_seen"
+    roles = by_role([(dataset, None) for dataset in (tuning, seen, twin)], ROLES)
+    assert {role: [dataset for dataset, _ in found] for role, found in roles.items()} == {
+        "seen": [seen],
+        "tuning_seen": [tuning],
+    }

@@ -3,16 +3,13 @@
 from pathlib import Path
 from typing import Final
 
-import jinja2
-from plotly.offline import get_plotlyjs
-
 from projects.bioscan_clip.data_tools.describe import Description
 from projects.bioscan_clip.data_tools.describe_plots import make_plots
 from projects.bioscan_clip.data_tools.describe_report import storage_sentences, text_tables
 from projects.bioscan_clip.data_tools.describe_summary import WHOLE_FILE, taxon_counts
+from projects.bioscan_clip.pages.page import render
 
 _TEMPLATE: Final = Path(__file__).parent / "templates" / "describe.html.j2"
-_PLOT_CONFIG = {"displayModeBar": False, "responsive": True}
 
 
 def write_page(description: Description, path: Path) -> None:
@@ -25,30 +22,16 @@ def write_page(description: Description, path: Path) -> None:
     path : pathlib.Path
         The page; its folder is made if missing.
     """
-    page = jinja2.Environment(autoescape=True).from_string(_TEMPLATE.read_text("utf-8"))
-    plots = [
-        {
-            "title": plot.title,
-            "html": plot.figure.to_html(
-                full_html=False, include_plotlyjs=False, config=_PLOT_CONFIG
-            ),
-            "sentence": plot.sentence,
-        }
-        for plot in make_plots(description)
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        page.render(
-            name=description.path.name,
-            path=str(description.path.resolve()),
-            figures=_key_figures(description),
-            storage=storage_sentences(description.storage, description.path),
-            expensive=any(kind.is_expensive for kind in description.storage.values()),
-            plots=plots,
-            tables=text_tables(description),
-            plotly=get_plotlyjs(),
-        ),
-        "utf-8",
+    render(
+        _TEMPLATE,
+        path,
+        name=description.path.name,
+        path_of_file=str(description.path.resolve()),
+        figures=_key_figures(description),
+        storage=storage_sentences(description.storage, description.path),
+        expensive=any(kind.is_expensive for kind in description.storage.values()),
+        plots=list(make_plots(description)),
+        tables=text_tables(description),
     )
 
 

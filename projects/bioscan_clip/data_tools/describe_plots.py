@@ -1,7 +1,6 @@
 """Plots of what a BIOSCAN HDF5 file holds."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -19,30 +18,20 @@ from projects.bioscan_clip.data_tools.describe_summary import (
     species_table,
     taxon_counts,
 )
+from projects.bioscan_clip.pages.plot import NEUTRAL, SEEN, SHADES, UNSEEN, Plot, style
 
 _COLOURS: Final = {
     "training": "#0072b2",
     "pretraining only": "#0072b2",
     "keys": "#e69f00",
-    "seen queries": "#009e73",
-    "seen": "#009e73",
-    "unseen queries": "#cc79a7",
-    "unseen": "#cc79a7",
+    "seen queries": SEEN,
+    "seen": SEEN,
+    "unseen queries": UNSEEN,
+    "unseen": UNSEEN,
     "other": "#8a949e",
 }
-_NEUTRAL = "#56708a"
-_SHADES = ["#f5f7f8", "#b9cfe0", "#5b93bd", "#0b4f7d"]
 _TOP = 12
 _BINS = 60
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure with a heading and a sentence that says what one sees."""
-
-    title: str
-    figure: go.Figure
-    sentence: str
 
 
 def make_plots(description: Description) -> Iterator[Plot]:
@@ -74,7 +63,7 @@ def _split_sizes(description: Description) -> Plot:
             text=[f"{value:,}" for value in rows], textposition="outside", cliponaxis=False,
         )  # fmt: skip
     figure.update_yaxes(categoryorder="array", categoryarray=list(counts.index))
-    _style(figure, "specimens", "", height=130 + 26 * len(counts))
+    style(figure, "specimens", "", height=130 + 26 * len(counts))
     total, largest = len(distinct_specimens(description)), counts.idxmax()
     sentence = (
         f"{total:,} specimens in {len(counts)} splits; the largest, {largest}, has "
@@ -95,7 +84,7 @@ def _long_tail(species: pd.DataFrame) -> Plot:
             marker={"color": _COLOURS[status], "size": 7, "opacity": 0.75},
             hovertemplate="species no. %{x:,}: %{y:,} specimens",
         )  # fmt: skip
-    _style(figure, "species, the most frequent first", "specimens")
+    style(figure, "species, the most frequent first", "specimens")
     figure.update_xaxes(type="log", dtick=1)
     figure.update_yaxes(type="log", dtick=1)
     numbers = species["specimens"]
@@ -118,12 +107,12 @@ def _frequent_taxa(description: Description) -> Plot:
         if taxa.empty:
             continue
         figure.add_bar(
-            x=taxa, y=taxa.index, orientation="h", marker_color=_NEUTRAL, showlegend=False,
+            x=taxa, y=taxa.index, orientation="h", marker_color=NEUTRAL, showlegend=False,
             hovertemplate="%{y}: %{x:,}<extra></extra>", col=position, row=1,
         )  # fmt: skip
         share = taxa.iloc[-1] / len(distinct_specimens(description))
         parts.append(f"{share:.0%} are of the {rank} {taxa.index[-1]}")
-    _style(figure, "specimens", "", height=420)
+    style(figure, "specimens", "", height=420)
     sentence = f"Of all specimens, {' and '.join(parts)}." if parts else "No specimen is named."
     return Plot("The most frequent orders and families", figure, sentence)
 
@@ -132,12 +121,12 @@ def _missing(description: Description) -> Plot:
     shares = missing_labels(description)
     heatmap = go.Heatmap(
         z=shares, x=list(shares.columns), y=list(shares.index), zmin=0, zmax=1,
-        colorscale=_SHADES, xgap=3, ygap=3, texttemplate="%{z:.0%}",
+        colorscale=list(SHADES), xgap=3, ygap=3, texttemplate="%{z:.0%}",
         hovertemplate="%{y}, %{x}: %{z:.1%} unknown<extra></extra>",
         colorbar={"tickformat": ".0%", "thickness": 12, "outlinewidth": 0},
     )  # fmt: skip
     figure = go.Figure(heatmap)
-    _style(figure, "", "", height=150 + 28 * len(shares))
+    style(figure, "", "", height=150 + 28 * len(shares))
     figure.update_xaxes(side="top", showgrid=False)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     whole = shares.loc[WHOLE_FILE]
@@ -173,25 +162,12 @@ def _histogram(values: pd.Series, unit: str, scale: float = 1, log: bool = False
     edges = np.arange(values.min(), values.max() + step + 1, step)
     counts, edges = np.histogram(values, edges)
     bars = go.Bar(
-        x=edges[:-1] / scale, y=counts, width=step / scale, offset=0, marker_color=_NEUTRAL,
+        x=edges[:-1] / scale, y=counts, width=step / scale, offset=0, marker_color=NEUTRAL,
         hovertemplate=f"from %{{x:,}} {unit}: %{{y:,}} specimens<extra></extra>",
     )  # fmt: skip
     figure = go.Figure(bars)
-    _style(figure, unit, "specimens")
+    style(figure, unit, "specimens")
     figure.update_layout(bargap=0)
     if log:
         figure.update_yaxes(type="log", dtick=1)
     return figure
-
-
-def _style(figure: go.Figure, x_title: str, y_title: str, height: int = 400) -> None:
-    figure.update_layout(
-        template="plotly_white",
-        height=height,
-        margin={"l": 10, "r": 40, "t": 30, "b": 10},
-        font={"family": "system-ui, sans-serif", "size": 13, "color": "#1f2933"},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        barmode="overlay",
-    )
-    figure.update_xaxes(title=x_title, automargin=True, separatethousands=True)
-    figure.update_yaxes(title=y_title, automargin=True, separatethousands=True, ticklabelstandoff=6)

@@ -119,6 +119,20 @@ class BIOSCANInsectDataset(Dataset[Example]):
         """Return the number of specimens."""
         return len(self._split)
 
+    @property
+    def path(self) -> Path:
+        """The HDF5 file."""
+        return self._split.path
+
+    @property
+    def has_photos(self) -> bool:
+        """Whether specimens come with photos, not with features of photos."""
+        return self._image_column == IMAGE
+
+    def read_jpeg(self, row: int) -> bytes:
+        """Read the JPEG bytes of one specimen's photo."""
+        return self._split.read_jpegs(np.array([row]))[0].tobytes()
+
     def __getitem__(self, idx: int) -> Example:
         """Return one specimen, ready for the encoders; see the class for what it holds.
 

@@ -1,17 +1,40 @@
 """What runs on top of encoders and data: pretraining, and taxonomic classification."""
 
-from projects.bioscan_clip.tasks.losses import LabelAwareContrastiveLoss
-from projects.bioscan_clip.tasks.pretraining import BioscanPretraining
-from projects.bioscan_clip.tasks.scoring.embeddings import Embeddings
-from projects.bioscan_clip.tasks.scoring.evaluation import evaluate_embeddings
-from projects.bioscan_clip.tasks.scoring.search import nearest_keys
-from projects.bioscan_clip.tasks.taxonomic_classification import TaxonomicClassification
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from projects.bioscan_clip.tasks.chunked_loss import ChunkedContrastiveLoss
+    from projects.bioscan_clip.tasks.losses import LabelAwareContrastiveLoss
+    from projects.bioscan_clip.tasks.pretraining import BioscanPretraining
+    from projects.bioscan_clip.tasks.scoring.embeddings import Embeddings
+    from projects.bioscan_clip.tasks.scoring.evaluation import evaluate_embeddings
+    from projects.bioscan_clip.tasks.scoring.search import nearest_keys
+    from projects.bioscan_clip.tasks.taxonomic_classification import TaxonomicClassification
 
 __all__ = [
     "BioscanPretraining",
+    "ChunkedContrastiveLoss",
     "Embeddings",
     "LabelAwareContrastiveLoss",
     "TaxonomicClassification",
     "evaluate_embeddings",
     "nearest_keys",
 ]
+
+_HOMES = {
+    "BioscanPretraining": "pretraining",
+    "ChunkedContrastiveLoss": "chunked_loss",
+    "Embeddings": "scoring.embeddings",
+    "LabelAwareContrastiveLoss": "losses",
+    "TaxonomicClassification": "taxonomic_classification",
+    "evaluate_embeddings": "scoring.evaluation",
+    "nearest_keys": "scoring.search",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is asked for: mmlearn, which some need, takes seconds to import."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,6 +1,7 @@
 """Collect the embeddings of an evaluation epoch, over batches and processes."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,22 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from projects.bioscan_clip.tasks.scoring.embeddings import MODALITIES, Embeddings
 
 _DATASET_INDEX_KEY = "dataset_index"
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What an epoch saw of one dataset.
+
+    Attributes
+    ----------
+    embeddings : Embeddings
+        Of each specimen that was seen, once, in the dataset's order.
+    rows : torch.Tensor
+        int64, shape ``(N,)``, in main memory; their positions in the dataset.
+    """
+
+    embeddings: Embeddings
+    rows: torch.Tensor
 
 
 class EmbeddingCollection:
@@ -42,7 +59,7 @@ class EmbeddingCollection:
         for name, values in columns.items():
             self._batches.setdefault(name, []).append(values.detach().cpu())
 
-    def by_dataset(self, device: torch.device) -> dict[int, Embeddings]:
+    def by_dataset(self, device: torch.device) -> dict[int, Collected]:
         """Return each dataset's specimens once, in the dataset's order.
 
         In distributed runs the parts of all processes are put together, and specimens that a
@@ -56,7 +73,7 @@ class EmbeddingCollection:
 
         Returns
         -------
-        dict of int to Embeddings
+        dict of int to Collected
             By position of the dataset among those evaluated.
         """
         columns = {name: torch.cat(parts) for name, parts in sorted(self._batches.items())}
@@ -69,9 +86,8 @@ class EmbeddingCollection:
         for dataset in datasets.unique().tolist():
             rows = (datasets == dataset).nonzero().squeeze(1)
             rows = rows[_first_of_each(examples[rows])]
-            result[dataset] = Embeddings(
-                **{name: values[rows].to(device) for name, values in columns.items()}
-            )
+            embeddings = {name: values[rows].to(device) for name, values in columns.items()}
+            result[dataset] = Collected(Embeddings(**embeddings), examples[rows])
         return result
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from math import isqrt
-from typing import Final
+from typing import Any, Final
 
 import faiss
 import numpy as np
@@ -112,9 +112,9 @@ def _unit(embeddings: Embeddings, feature: str, rows: slice) -> npt.NDArray[np.f
     return unit
 
 
-def _index(keys: Embeddings, feature: str, width: int) -> faiss.Index:
+def _index(keys: Embeddings, feature: str, width: int) -> Any:
     lists = max(1, min(4 * isqrt(len(keys)), len(keys) // 39))  # FAISS wants 39 keys a centre
-    index = faiss.index_factory(width, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.index_factory(width, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
     index.nprobe = -(-lists // _SHARE_VISITED)
     learnt_from = torch.arange(len(keys))[:: max(1, len(keys) // (64 * lists))]
     index.train(_unit(keys[learnt_from], feature, slice(None)))
@@ -123,7 +123,7 @@ def _index(keys: Embeddings, feature: str, width: int) -> faiss.Index:
     return index
 
 
-def _search(index: faiss.Index, queries: Embeddings, feature: str, k: int) -> Neighbours:
+def _search(index: Any, queries: Embeddings, feature: str, k: int) -> Neighbours:
     parts = [
         _search_block(index, _unit(queries, feature, rows), k)
         for rows in blocks(len(queries), _ROWS_AT_ONCE)
@@ -135,12 +135,13 @@ def _search(index: faiss.Index, queries: Embeddings, feature: str, k: int) -> Ne
 
 
 def _search_block(
-    index: faiss.Index, unit_queries: npt.NDArray[np.float32], k: int
+    index: Any, unit_queries: npt.NDArray[np.float32], k: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     similarities, rows = index.search(unit_queries, k)
     too_few = (rows < 0).any(axis=1)  # the visited lists held fewer than k keys
     if too_few.any():
-        everywhere = faiss.SearchParametersIVF(nprobe=index.nlist)
+        # FAISS says nothing of its arguments to type checkers.
+        everywhere = faiss.SearchParametersIVF(nprobe=index.nlist)  # type: ignore[call-arg]
         similarities[too_few], rows[too_few] = index.search(
             unit_queries[too_few], k, params=everywhere
         )

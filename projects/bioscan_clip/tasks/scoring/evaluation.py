@@ -3,16 +3,22 @@
 A query specimen takes the labels of its nearest key specimens (Gong et al., CLIBD, ICLR 2025).
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
+import torch
 
 from projects.bioscan_clip.tasks.scoring.accuracy import accuracy_table
 from projects.bioscan_clip.tasks.scoring.embeddings import Embeddings
+from projects.bioscan_clip.tasks.scoring.mistakes import mistake_table
 from projects.bioscan_clip.tasks.scoring.neighbours import Match, find_neighbours
+from projects.bioscan_clip.tasks.scoring.open_world import open_world
 from projects.bioscan_clip.tasks.scoring.search import Neighbours
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,12 @@ class Evaluation:
 
 
 def evaluate(
-    keys: Embeddings, queries: Mapping[str, Embeddings], top_k: Sequence[int] = (1, 3, 5)
+    keys: Embeddings,
+    queries: Mapping[str, Embeddings],
+    top_k: Sequence[int] = (1, 3, 5),
+    search: Literal["exact", "approximate"] = "exact",
+    tuning: Mapping[str, Embeddings] | None = None,
+    seen_key: torch.Tensor | None = None,
 ) -> Evaluation:
     """Score queries against keys, for every pair of query and key features.
 
@@ -64,6 +75,16 @@ def evaluate(
         Query specimens by split.
     top_k : sequence of int, default=(1, 3, 5)
         Numbers of neighbours among which the right label counts.
+    search : {"exact", "approximate"}, default="exact"
+        Whether all keys are compared, or FAISS finds most of the nearest sooner; its recall is
+        logged.
+    tuning : mapping of str to Embeddings, optional
+        Queries that settle the thresholds of
+        :func:`~projects.bioscan_clip.tasks.scoring.open_world.open_world`, by split; not those to
+        be scored.
+    seen_key : torch.Tensor, optional
+        bool, shape ``(N,)``; which keys are of species seen in training. Without it, or without
+        `tuning`, methods that need to know are left out.
 
     Returns
     -------
@@ -73,15 +94,46 @@ def evaluate(
     Raises
     ------
     ValueError
-        If `top_k` is not positive, or there are no keys.
+        If `top_k` is not positive, `search` is none of these, or there are no keys.
     """
     if not top_k or min(top_k) < 1:
         raise ValueError(f"`top_k` must hold positive numbers, but is {list(top_k)}.")
+    if search not in ("exact", "approximate"):
+        raise ValueError(f"`search` must be exact or approximate, but is {search!r}.")
     if len(keys) == 0:
         raise ValueError("There are no keys to search.")
-    neighbours = find_neighbours(keys, queries, max(top_k))
-    metrics = accuracy_table(keys, queries, neighbours, top_k)
-    return Evaluation(keys, queries, neighbours, metrics)
+    if search == "exact":
+        neighbours = find_neighbours(keys, queries, max(top_k))
+    else:
+        neighbours = _find_approximately(keys, queries, max(top_k))
+    tables = [
+        accuracy_table(keys, queries, neighbours, top_k),
+        mistake_table(keys, queries, neighbours),
+    ]
+    if tuning and seen_key is not None:
+        tables.append(open_world(keys, seen_key, tuning, queries))
+    return Evaluation(keys, queries, neighbours, join(tables))
+
+
+def join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Put tables of metrics together, of which some may be empty."""
+    filled = [table for table in tables if not table.empty]
+    return pd.concat(filled, ignore_index=True) if filled else tables[0]
+
+
+def _find_approximately(
+    keys: Embeddings, queries: Mapping[str, Embeddings], k: int
+) -> dict[Match, Neighbours]:
+    # FAISS is an option, installed with `bioscan-clip[approximate]`.
+    from projects.bioscan_clip.tasks.scoring.approximate import (
+        find_neighbours_approximately,
+        recall,
+    )
+
+    neighbours = find_neighbours_approximately(keys, queries, k)
+    share = recall(keys, queries, neighbours, k)
+    logger.warning("Approximate search found %.1f%% of the exact %d nearest keys.", 100 * share, k)
+    return neighbours
 
 
 def evaluate_embeddings(
@@ -112,7 +164,9 @@ def evaluate_embeddings(
     -------
     dict of str to float
         Accuracies in [0, 1], named ``{query}_to_{key}/{split}/{micro|macro}/top{k}/{rank}``, with
-        ``harmonic`` as split for the harmonic mean of ``seen`` and ``unseen``.
+        ``harmonic`` as split for the harmonic mean of ``seen`` and ``unseen``; and how wrong the
+        nearest keys are, as ``{query}_to_{key}/{split}/mistake/top1/{level}`` (see
+        :func:`~projects.bioscan_clip.tasks.scoring.mistakes.mistake_table`).
 
     Raises
     ------

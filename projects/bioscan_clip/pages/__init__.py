@@ -1,0 +1,1 @@
+"""Pages that open offline: one look, and one way to write them."""

@@ -1,0 +1,67 @@
+"""Score saved embeddings, without a model."""
+
+from pathlib import Path
+from typing import Literal
+
+from projects.bioscan_clip.tasks.reports.console import print_accuracy
+from projects.bioscan_clip.tasks.reports.saved_embeddings import load_embeddings
+from projects.bioscan_clip.tasks.reports.write import Level, write_report
+from projects.bioscan_clip.tasks.scoring.evaluation import evaluate
+from projects.bioscan_clip.tasks.scoring.restriction import Restriction
+
+
+def evaluate_saved(
+    path: Path,
+    out: Path,
+    report: Level = "full",
+    search: Literal["exact", "approximate"] = "exact",
+    restrict_to: Restriction | None = None,
+) -> list[Path]:
+    """Score saved embeddings, print a table and leave the files of an evaluation.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        See :func:`~projects.bioscan_clip.tasks.reports.saved_embeddings.load_embeddings`.
+    out : pathlib.Path
+        Folder of the files; made if missing.
+    report, search, restrict_to
+        As for :class:`~projects.bioscan_clip.tasks.TaxonomicClassification`.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The files.
+    """
+    sets = load_embeddings(path)
+    if restrict_to is not None:
+        sets = sets.restricted_to(restrict_to)
+    evaluation = evaluate(
+        sets.embeddings["keys"],
+        sets.queries,
+        search=search,
+        tuning=sets.tuning,
+        seen_key=sets.seen_key,
+    )
+    sizes: dict[str, int] = {role: len(values) for role, values in sets.embeddings.items()}
+    about = {
+        "file": path.name,
+        "file_size": path.stat().st_size if path.is_file() else None,
+        "splits": {role: {_split(role, sets.stage): size} for role, size in sizes.items()},
+        "checkpoint": None,
+        "seed": None,
+        "search": search,
+        "restrict_to": None if restrict_to is None else str(restrict_to),
+    }
+    files = write_report(evaluation, sets, about, out, report)
+    roles: tuple[str, ...] = ("keys", "seen", "unseen")
+    shown = {role: sizes[role] for role in roles if role in sizes}
+    print_accuracy(evaluation.numbers(), shown)
+    return files
+
+
+def _split(role: str, stage: str) -> str:
+    """Return the data file's name of the split that has a role."""
+    if role == "keys":
+        return "all_keys"
+    return role.replace("tuning_", "val_") if "tuning" in role else f"{stage}_{role}"

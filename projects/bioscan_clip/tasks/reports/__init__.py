@@ -1,0 +1,1 @@
+"""What one evaluation leaves: files, tables, a page."""

@@ -1,0 +1,125 @@
+"""Embeddings as CLIBD publishes them: features in one file, labels in another beside it.
+
+``extracted_feature_from_{test|val}_split.hdf5`` has the groups ``key``, ``seen`` and ``unseen``,
+with features (float64) of each modality that a model has, and no labels. CLIBD's evaluation script
+leaves these as ``labels_{test|val}.json``: lists of names by rank, ``key_gt_dict`` and so on; and
+ids as ``processed_id_{test|val}.json``: lists ``key_id_list`` and so on, file names of photos
+(BIOSCAN-1M) or processids (BIOSCAN-5M). CLIBD's README links to files of features alone; whether
+labels are published beside them is not known.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+
+from projects.bioscan_clip.datasets.schema import RANKS
+
+PUBLISHED: Final = tuple(f"extracted_feature_from_{stage}_split.hdf5" for stage in ("test", "val"))
+"""Names of the published files, the one to prefer first."""
+
+_GROUPS: Final = {"key": "all_keys", "seen": "seen_{}", "unseen": "unseen_{}"}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Columns of one split.
+
+    Attributes
+    ----------
+    place : str
+        Where they are, for messages.
+    columns : mapping of str to h5py.Dataset or numpy.ndarray
+        By CLIBD's names, such as ``encoded_image_feature`` and ``order_list``.
+    """
+
+    place: str
+    columns: Mapping[str, Any]
+
+
+def is_published(file: h5py.File) -> bool:
+    """Say whether a file is as CLIBD publishes features."""
+    return isinstance(file.get("key"), h5py.Group)
+
+
+def published_splits(file: h5py.File) -> dict[str, Split]:
+    """Return the splits of a published file, with the labels from beside it.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open for as long as columns are read.
+
+    Returns
+    -------
+    dict of str to Split
+        By CLIBD's names: ``all_keys``, ``seen_test``, ``unseen_test`` (or ``..._val``).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no labels beside it.
+    ValueError
+        If labels or ids are not as CLIBD writes them.
+    """
+    path = Path(file.filename)
+    stage = "val" if "val" in path.stem else "test"
+    labels, ids = (path.with_name(f"{name}_{stage}.json") for name in ("labels", "processed_id"))
+    if not labels.is_file():
+        raise FileNotFoundError(
+            f"{path} holds features without labels, and there is no {labels}. Put the file that "
+            "CLIBD's scripts/inference_and_eval.py writes with the features there."
+        )
+    names, identifiers = _read(labels), _read(ids) if ids.is_file() else {}
+    splits = {}
+    for group, split in _GROUPS.items():
+        if group in file:
+            columns = {**file[group], **_names(labels, names, group)}
+            columns |= _ids(ids, identifiers, group)
+            splits[split.format(stage)] = Split(f"{path}, /{group}", columns)
+    return splits
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object, as CLIBD writes one.")
+    return content
+
+
+def _names(path: Path, content: dict[str, Any], group: str) -> dict[str, Any]:
+    """Return ``order_list`` and so on."""
+    key = f"{group}_gt_dict"
+    try:
+        return {
+            f"{rank}_list": _as_bytes([specimen[rank] for specimen in content[key]])
+            for rank in RANKS
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} must hold, as {key}, a list with names of {', '.join(RANKS)} for each "
+            f"specimen, but does not ({error!r})."
+        ) from error
+
+
+def _ids(path: Path, content: dict[str, Any], group: str) -> dict[str, Any]:
+    """Return ``file_name`` or ``processid``, whichever the ids are; nothing if there are none."""
+    ids = content.get(f"{group}_id_list", [])
+    try:
+        column = "file_name" if any(Path(name).suffix for name in ids[:1]) else "processid"
+        return {column: _as_bytes(ids)} if ids else {}
+    except (TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} must hold, as {group}_id_list, a list of ids, but does not ({error!r})."
+        ) from error
+
+
+def _as_bytes(texts: list[str]) -> Any:
+    return np.array([text.encode() for text in texts], dtype=bytes)
