@@ -30,6 +30,7 @@ demo: $(DEMO)/eval/metrics.json ## Train on sample data, score the best checkpoi
 	@echo "Best checkpoint    $(DEMO)/train/checkpoints/best.ckpt"
 	@echo "Training curves    $(DEMO)/train/logs/metrics.csv"
 	@echo "Accuracies         $(DEMO)/eval/metrics.json"
+	@echo "Report             $(DEMO)/eval/report.html, a page to open in a browser"
 
 $(SAMPLE): | .venv/installed
 	@mkdir -p $(@D)

@@ -19,7 +19,6 @@ from projects.bioscan_clip.tasks import (
     TaxonomicClassification,
     evaluate_embeddings,
 )
-from projects.bioscan_clip.tasks.evaluate_saved import evaluate_saved
 from projects.bioscan_clip.tasks.evaluated_splits import by_role
 
 ROLES = {
@@ -215,14 +214,6 @@ def test_report_of_a_test(tmp_path, splits):
         for row in table.itertuples()
     }
     assert named == pytest.approx(saved)
-
-
-def test_saved_embeddings_score_the_same(tmp_path, splits):
-    trainer(tmp_path).test(task(tmp_path / "run", report="full", top_k=[1, 3, 5]), loader(splits))
-    evaluate_saved(tmp_path / "run", tmp_path / "again", report="off")
-    assert (tmp_path / "again" / "metrics.json").read_text() == (
-        tmp_path / "run" / "metrics.json"
-    ).read_text()
 
 
 def test_off_in_yaml_is_false_and_other_words_are_refused():

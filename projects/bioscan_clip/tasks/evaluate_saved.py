@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from projects.bioscan_clip.tasks.reports.console import print_accuracy
+from projects.bioscan_clip.tasks.reports.metrics_files import load_about
 from projects.bioscan_clip.tasks.reports.saved_embeddings import load_embeddings
 from projects.bioscan_clip.tasks.reports.write import Level, write_report
 from projects.bioscan_clip.tasks.scoring.evaluation import evaluate
@@ -32,7 +33,20 @@ def evaluate_saved(
     -------
     list of pathlib.Path
         The files.
+
+    Raises
+    ------
+    ValueError
+        If `out` is the folder of the embeddings, or they cannot be scored.
+    FileNotFoundError
+        If there are none.
     """
+    source = path if path.is_dir() else path.parent
+    if out.resolve() == source.resolve():
+        raise ValueError(
+            f"{out} is where the embeddings are, whose own metrics and report would be replaced; "
+            "name another folder."
+        )
     sets = load_embeddings(path)
     if restrict_to is not None:
         sets = sets.restricted_to(restrict_to)
@@ -45,11 +59,8 @@ def evaluate_saved(
     )
     sizes: dict[str, int] = {role: len(values) for role, values in sets.embeddings.items()}
     about = {
-        "file": path.name,
-        "file_size": path.stat().st_size if path.is_file() else None,
+        **load_about(source),
         "splits": {role: {_split(role, sets.stage): size} for role, size in sizes.items()},
-        "checkpoint": None,
-        "seed": None,
         "search": search,
         "restrict_to": None if restrict_to is None else str(restrict_to),
     }

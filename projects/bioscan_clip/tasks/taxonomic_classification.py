@@ -12,6 +12,7 @@ from mmlearn.tasks.hooks import EvaluationHooks
 from projects.bioscan_clip.tasks.collection import EmbeddingCollection
 from projects.bioscan_clip.tasks.evaluated_splits import Origin, by_role, collect_sets, data_of
 from projects.bioscan_clip.tasks.reports.console import print_accuracy
+from projects.bioscan_clip.tasks.reports.saved_embeddings import save_embeddings
 from projects.bioscan_clip.tasks.reports.sets import EvaluatedSets
 from projects.bioscan_clip.tasks.reports.write import Level, as_level, write_report
 from projects.bioscan_clip.tasks.scoring.evaluation import Evaluation, evaluate
@@ -164,6 +165,8 @@ class TaxonomicClassification(EvaluationHooks):
         folder = Path(self.output_dir or trainer.default_root_dir)
         level = self.report[sets.stage]
         files = write_report(evaluation, sets, about, folder, level, trainer.loggers)
+        if level == "full":
+            files.append(save_embeddings(sets, folder))
         if sets.stage == "test":
             sizes = {
                 role: len(sets.embeddings[role]) for role in self.roles if role in sets.embeddings

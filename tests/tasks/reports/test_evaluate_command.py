@@ -57,3 +57,22 @@ def test_bad_input_is_one_line(tmp_path):
         assert message in result.output
         assert result.output.count("\n") == 1
         assert not (tmp_path / "scores").exists()
+
+
+def test_a_run_is_not_written_over(run):
+    before = (run / "embeddings.hdf5").read_bytes()
+    for path in (run, run / "embeddings.hdf5"):
+        arguments = ["evaluate", "--embeddings", str(path), "--out", str(run)]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 1
+        assert "is where the embeddings are" in result.output
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == {"embeddings.hdf5": before}
+
+
+def test_what_was_evaluated_is_said_as_by_the_run(run, tmp_path):
+    (run / "evaluation.json").write_text(json.dumps({"file": "data.hdf5", "seed": 7}))
+    out = tmp_path / "scores"
+    arguments = ["evaluate", "--embeddings", str(run), "--out", str(out), "--report", "light"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    about = json.loads((out / "evaluation.json").read_text())
+    assert (about["file"], about["seed"], about["stage"]) == ("data.hdf5", 7, "test")

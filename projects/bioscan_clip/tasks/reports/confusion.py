@@ -5,7 +5,7 @@ from typing import Final
 import pandas as pd
 
 from projects.bioscan_clip.datasets.schema import RANKS
-from projects.bioscan_clip.tasks.reports.nearest import NOTHING, names_of, shared_rank
+from projects.bioscan_clip.tasks.reports.nearest import names_of, shared_rank
 
 _SHOWN: Final = 12
 
@@ -51,11 +51,6 @@ def confusion_tables(nearest: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the most confused taxa by rank, the finest rank first; ranks without are left out."""
     tables = {rank: confused_taxa(nearest, rank) for rank in reversed(RANKS)}
     return {rank: table for rank, table in tables.items() if len(table)}
-
-
-def shared_words(shared: str) -> str:
-    """Say what two taxa have in common."""
-    return "not even the order" if shared == NOTHING else shared
 
 
 def _commonest(values: pd.Series) -> str:

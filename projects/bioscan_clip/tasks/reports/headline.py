@@ -42,7 +42,7 @@ def facts(about: Mapping[str, Any]) -> dict[str, str]:
         found[label] = ", ".join(f"{name} ({size:,})" for name, size in splits.items())
     found |= {
         "checkpoint": about.get("checkpoint"),
-        "restricted to": about.get("restrict_to"),
+        "restricted to": _taxa(about.get("restrict_to")),
         "search": about.get("search"),
         "seed": about.get("seed"),
         "version": about.get("version"),
@@ -95,6 +95,12 @@ def missing(evaluation: Evaluation) -> list[str]:
     if unnamed:
         sentences.append(f"No query has a known {' or '.join(unnamed)}.")
     return sentences
+
+
+def _taxa(restriction: Any) -> str | None:
+    if isinstance(restriction, Mapping):
+        return ", ".join(f"{rank} {taxon}" for rank, taxon in restriction.items())
+    return None if restriction is None else str(restriction)
 
 
 def _accuracies(rows: pd.DataFrame, label: str) -> dict[str, str]:

@@ -38,6 +38,13 @@ def save_about(about: Mapping[str, Any], folder: Path) -> Path:
     return write_whole(folder / "evaluation.json", lambda path: path.write_text(text))
 
 
+def load_about(folder: Path) -> dict[str, Any]:
+    """Read ``evaluation.json``; empty if there is none."""
+    path = folder / "evaluation.json"
+    about: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return about
+
+
 def load_metrics(folder: Path) -> dict[str, float]:
     """Read a run's ``metrics.json``.
 

@@ -71,7 +71,8 @@ def write_page(
     full : bool
         Whether to draw the map of embeddings, which takes some seconds, and to show photos.
     published : Published, optional
-        Published numbers to show beside; only where the data are the same.
+        Published numbers. They are shown beside if there are as many keys as they were measured
+        with, which tells whether the data are the same.
 
     Returns
     -------
@@ -89,6 +90,7 @@ def write_page(
     if pair and len(nearest):
         plots["classes"] = class_plot(nearest, specimens["keys"].table, pair)
         confusions = confusion_tables(nearest)
+    is_comparable = published is not None and len(evaluation.keys) == published.key_specimens
     if full:
         plots["map"] = map_plot(evaluation, specimens)
     shown = Shown({name: plot for name, plot in plots.items() if plot}, confusions)
@@ -100,7 +102,7 @@ def write_page(
         facts=facts(about),
         figures=key_figures(evaluation),
         missing=missing(evaluation),
-        table=accuracy_rows(evaluation.metrics, published),
+        table=accuracy_rows(evaluation.metrics, published if is_comparable else None),
         pair=pair_name(pair) if pair else "",
         shown=shown,
         gallery=gallery(evaluation, specimens) if full else [],

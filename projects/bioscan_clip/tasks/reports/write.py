@@ -8,7 +8,6 @@ from typing import Any, Final, Literal, get_args
 from projects.bioscan_clip.tasks.reports.metrics_files import save_about, save_metrics, save_table
 from projects.bioscan_clip.tasks.reports.page import write_page
 from projects.bioscan_clip.tasks.reports.predictions import save_predictions
-from projects.bioscan_clip.tasks.reports.saved_embeddings import save_embeddings
 from projects.bioscan_clip.tasks.reports.sets import EvaluatedSets
 from projects.bioscan_clip.tasks.reports.wandb import log_report
 from projects.bioscan_clip.tasks.results.published import load_published
@@ -55,7 +54,7 @@ def write_report(
         Where to; made if missing.
     level : {"off", "light", "full"}
         Only ``metrics.json``; also ``metrics.csv``, ``predictions.parquet``, ``evaluation.json``
-        and ``report.html``; or also ``embeddings.hdf5``, and photos and a map in the page.
+        and ``report.html``; or the page with photos and a map of embeddings.
     loggers : iterable, optional
         The trainer's loggers; those of Weights & Biases get tables, figures and the page.
 
@@ -68,14 +67,12 @@ def write_report(
     files = [save_metrics(named, folder)]
     if level == "off":
         return files
-    about = {"stage": sets.stage, "version": version("bioscan-clip"), **about}
+    about = {**about, "stage": sets.stage, "version": version("bioscan-clip")}
     files += [
         save_table(evaluation.metrics, folder),
         save_predictions(evaluation, sets.specimens, folder),
         save_about(about, folder),
     ]
-    if level == "full":
-        files.append(save_embeddings(sets, folder))
     page = folder / PAGE
     shown = write_page(
         evaluation,

@@ -124,7 +124,7 @@ def join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def _find_approximately(
     keys: Embeddings, queries: Mapping[str, Embeddings], k: int
 ) -> dict[Match, Neighbours]:
-    # FAISS is an option, installed with `bioscan-clip[approximate]`.
+    # Only those who ask for it wait for FAISS.
     from projects.bioscan_clip.tasks.scoring.approximate import (
         find_neighbours_approximately,
         recall,
