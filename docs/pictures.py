@@ -1,11 +1,13 @@
 """Draw the pictures of README and docs from what `make demo` left."""
 
 import io
+import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
 from PIL import Image
+from playwright.sync_api import sync_playwright
 from rich.console import Console
 
 from projects.bioscan_clip.tasks.reports.console import print_accuracy
@@ -13,6 +15,7 @@ from projects.bioscan_clip.tasks.reports.metrics_files import load_metrics
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
+PAGE_HEAD = {"x": 0, "y": 0, "width": 1100, "height": 1500}
 SPECIES, SPECIMENS, SIZE = 10, 7, (150, 112)
 
 
@@ -40,6 +43,20 @@ def draw_specimens() -> None:
     sheet.save(DOCS / "sample.jpg", quality=85)
 
 
+def draw_report() -> None:
+    """Draw the head of the demo's page as a browser shows it."""
+    page = ROOT / "outputs" / "demo" / "eval" / "report.html"
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1100, "height": 900})
+        tab.goto(page.as_uri())
+        tab.wait_for_selector("#map .main-svg")
+        tab.screenshot(path=DOCS / "report.png", clip=PAGE_HEAD, full_page=True)
+        browser.close()
+
+
 if __name__ == "__main__":
     draw_table()
     draw_specimens()
+    draw_report()

@@ -24,6 +24,7 @@ from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
 from projects.bioscan_clip.encoders import BERT_SAMPLE, BarcodeBERT, TextEncoder
 from projects.bioscan_clip.tasks import (
     BioscanPretraining,
+    ChunkedContrastiveLoss,
     LabelAwareContrastiveLoss,
     TaxonomicClassification,
 )
@@ -171,6 +172,7 @@ def _store_tasks() -> None:
     external_store(
         ContrastiveLoss, group="modules/losses", name="gathered-contrastive", gather_with_grad=True
     )
+    external_store(ChunkedContrastiveLoss, group="modules/losses", name="chunked-contrastive")
     external_store(LabelAwareContrastiveLoss, group="modules/losses")
     external_store(TaxonomicClassification, group="eval_task", output_dir=_OUTPUT_DIR)
     external_store(

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from mmlearn.datasets.core import Modalities
 from mmlearn.tasks.contrastive_pretraining import LossPairSpec
 from torch import nn
-from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
 
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN
+from projects.bioscan_clip.tasks.gathering import gather
 
 
 class LabelAwareContrastiveLoss(nn.Module):
@@ -79,10 +78,10 @@ class LabelAwareContrastiveLoss(nn.Module):
         torch.Tensor
             Scalar, the weighted sum over pairs.
         """
-        targets = self._targets(_gather(labels))
+        targets = self._targets(gather(labels))
         names = {name for pair in modality_loss_pairs for name in pair.modalities}
         gathered = {
-            name: _gather(embeddings[Modalities.get_modality(name).embedding])
+            name: gather(embeddings[Modalities.get_modality(name).embedding])
             for name in sorted(names)  # every process gathers in the same order
         }
         total = torch.zeros((), device=labels.device)
@@ -97,14 +96,3 @@ class LabelAwareContrastiveLoss(nn.Module):
         same = (labels[:, None] == labels) & (labels != UNKNOWN)
         targets = same.float().fill_diagonal_(1)
         return targets / targets.sum(dim=1, keepdim=True) if self.normalize_targets else targets
-
-
-def _gather(local: torch.Tensor) -> torch.Tensor:
-    """Concatenate a tensor over all processes; gradients flow back to where it came from."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return local
-    if local.is_floating_point():
-        return torch.cat(all_gather(local.contiguous()))
-    parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, local.contiguous())
-    return torch.cat(parts)

@@ -5,6 +5,7 @@ from functools import partial
 from inspect import signature
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from mmlearn.datasets.core.modalities import Modality
@@ -13,6 +14,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from projects.bioscan_clip.datasets.transforms import finish_batch
+from projects.bioscan_clip.tasks.adapters import (
+    BASE_KEY,
+    check_fit,
+    fill_in_frozen,
+    leave_out_frozen,
+)
+from projects.bioscan_clip.tasks.gradient_caching import encode_in_chunks
 from projects.bioscan_clip.tasks.losses import LabelAwareContrastiveLoss
 
 # Lightning reads checkpoints with `weights_only=True`. Those of mmlearn's own project carry their
@@ -32,7 +40,9 @@ class BioscanPretraining(ContrastivePretraining):
     - photos are flipped, rotated and normalised on the device that trains;
     - an evaluation batch goes through each encoder once, for the loss and all evaluation tasks;
     - a :class:`LabelAwareContrastiveLoss` gets the labels it needs;
-    - checkpoints hold plain values only, so that they load with ``weights_only=True``.
+    - checkpoints hold plain values only, so that they load with ``weights_only=True``;
+    - random numbers of a training step, for dropout say, depend on seed, epoch, step and process
+      alone, so that a resumed training goes on as an undisturbed one.
 
     Parameters
     ----------
@@ -40,13 +50,21 @@ class BioscanPretraining(ContrastivePretraining):
         Encoders by modality.
     heads : dict of str to torch.nn.Module or None, optional
         Projection heads by modality.
+    gradient_cache_chunk : int, optional
+        In training, encode so many specimens at a time and keep the activations of no others, for
+        batches that do not fit in memory; see :func:`encode_in_chunks`. None encodes a batch at
+        once, which is quicker.
+    save_trainable_only : bool, default=False
+        Whether checkpoints hold adapters, heads and all else that is trained, but no frozen
+        weights. They load where the pretrained weights are the same, which is checked.
     **kwargs
         As in mmlearn's class.
 
     Raises
     ------
     ValueError
-        If a label-aware loss is combined with auxiliary tasks.
+        If a label-aware loss, or gradient caching, is combined with auxiliary tasks, or gradient
+        caching with batch normalisation.
     """
 
     lr_scheduler: Any
@@ -55,6 +73,8 @@ class BioscanPretraining(ContrastivePretraining):
         self,
         encoders: dict[str, nn.Module | None],
         heads: dict[str, nn.Module | None] | None = None,
+        gradient_cache_chunk: int | None = None,
+        save_trainable_only: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -64,6 +84,11 @@ class BioscanPretraining(ContrastivePretraining):
         )
         if isinstance(self.loss_fn, LabelAwareContrastiveLoss) and self.auxiliary_tasks:
             raise ValueError("LabelAwareContrastiveLoss cannot be combined with auxiliary tasks.")
+        self.gradient_cache_chunk = gradient_cache_chunk
+        if gradient_cache_chunk is not None:
+            _check_chunks(self, gradient_cache_chunk)
+        self.save_trainable_only = save_trainable_only
+        self._seed = torch.initial_seed()
         self._evaluated_batch: dict[str, Any] | None = None
         self._encoded: dict[str, torch.Tensor] = {}
 
@@ -84,6 +109,9 @@ class BioscanPretraining(ContrastivePretraining):
         self, inputs: dict[str, Any], modality: Modality, normalize: bool = False
     ) -> torch.Tensor:
         """Encode one modality; within an evaluation step, each batch and modality only once."""
+        if self.gradient_cache_chunk and torch.is_grad_enabled():
+            encode = partial(self._encode_chunk, modality=modality, normalize=normalize)
+            return encode_in_chunks(encode, inputs, self.gradient_cache_chunk)
         if inputs is not self._evaluated_batch:
             encoded: torch.Tensor = super().encode(inputs, modality, normalize=normalize)
             return encoded
@@ -95,7 +123,14 @@ class BioscanPretraining(ContrastivePretraining):
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Finish photos on the device that trains; see :class:`SpecimenLoader`."""
-        return finish_batch(super().on_after_batch_transfer(batch, dataloader_idx))
+        batch = super().on_after_batch_transfer(batch, dataloader_idx)
+        in_chunks = self.gradient_cache_chunk and self.trainer.training
+        return batch if in_chunks else finish_batch(batch)
+
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Seed what a step draws, on CPU and GPU, by the step's place in the training."""
+        place = (self._seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         """Compute the loss, and count the photos that could not be decoded."""
@@ -112,8 +147,10 @@ class BioscanPretraining(ContrastivePretraining):
         return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only plain hyperparameters in the file."""
+        """Keep only plain hyperparameters in the file, and only what was trained if so chosen."""
         super().on_save_checkpoint(checkpoint)
+        if self.save_trainable_only:
+            leave_out_frozen(checkpoint, self)
         hyperparameters = checkpoint.get("hyper_parameters", {})
         checkpoint["hyper_parameters"] = {
             name: value if _is_plain(value) else repr(value)
@@ -121,17 +158,21 @@ class BioscanPretraining(ContrastivePretraining):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to resume a training beyond the end of its schedule.
+        """Fill in what was not saved, and refuse what cannot be resumed.
 
         Raises
         ------
         ValueError
-            If the checkpoint's schedule has fewer steps than the training that it resumes.
+            If the checkpoint is of another experiment, was trained on top of other pretrained
+            weights, or its schedule has fewer steps than the training that it resumes.
         """
         super().on_load_checkpoint(checkpoint)
+        if self.strict_loading:
+            check_fit(checkpoint["state_dict"], self, partial=BASE_KEY in checkpoint)
+        fill_in_frozen(checkpoint, self)
         if not self.trainer.training:
             return
-        steps = self.trainer.estimated_stepping_batches
+        steps = self._training_steps()
         for schedule in checkpoint.get("lr_schedulers", []):
             if schedule.get("total_steps", steps) < steps:
                 raise ValueError(
@@ -140,13 +181,21 @@ class BioscanPretraining(ContrastivePretraining):
                     "devices it was begun with, or set the schedule's total_steps from the start."
                 )
 
+    def _encode_chunk(
+        self, inputs: dict[str, Any], modality: Modality, normalize: bool
+    ) -> torch.Tensor:
+        """Encode a chunk of a batch, whose photos take a quarter of the memory until then."""
+        finished = finish_batch(inputs) if modality.name == "rgb" else inputs
+        encoded: torch.Tensor = super().encode(finished, modality, normalize=normalize)
+        return encoded
+
     def _with_steps(self, scheduler: Any) -> Any:
         """Fill in a schedule's missing ``total_steps``; `scheduler` takes the optimizer."""
         parameters = signature(scheduler.func).parameters
         given = scheduler.keywords
         if "total_steps" not in parameters or given.get("total_steps") or given.get("epochs"):
             return scheduler
-        steps = self.trainer.estimated_stepping_batches
+        steps = self._training_steps()
         if not 0 < steps < float("inf"):
             raise ValueError(
                 f"{scheduler.func.__name__} needs the number of training steps, but the trainer "
@@ -154,6 +203,16 @@ class BioscanPretraining(ContrastivePretraining):
                 "own total_steps."
             )
         return partial(scheduler, total_steps=int(steps))
+
+    def _training_steps(self) -> int | float:
+        """Estimate how many steps the training takes, and leave no trace of that.
+
+        To count batches, Lightning sets up its loader. Unless that is undone, it would begin a
+        resumed epoch at its first batch (Lightning-AI/pytorch-lightning issue 20550).
+        """
+        steps: int | float = self.trainer.estimated_stepping_batches
+        self.trainer.fit_loop._combined_loader = None
+        return steps
 
     def _compute_loss(
         self, batch: dict[str, Any], batch_idx: int, outputs: dict[str, torch.Tensor]
@@ -192,6 +251,22 @@ def _in_eights(batch: dict[str, Any]) -> dict[str, Any]:
         name: value[positions.to(value.device)] if isinstance(value, torch.Tensor) else value
         for name, value in batch.items()
     }
+
+
+def _check_chunks(task: ContrastivePretraining, chunk_size: int) -> None:
+    if chunk_size < 1:
+        raise ValueError(f"`gradient_cache_chunk` must be at least 1, but is {chunk_size}.")
+    if task.auxiliary_tasks:
+        raise ValueError(
+            "`gradient_cache_chunk` cannot be combined with auxiliary tasks, which encode the "
+            "whole batch at once."
+        )
+    for name, module in task.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"`gradient_cache_chunk` cannot be used with batch normalisation ({name}), which "
+                "would normalise chunks rather than batches."
+            )
 
 
 def _without_none(modules: dict[str, nn.Module | None]) -> dict[str, nn.Module]:

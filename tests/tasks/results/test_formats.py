@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from projects.bioscan_clip.cli import app
-from projects.bioscan_clip.tasks.results.formats import print_summary, render, tidy, write_whole
+from projects.bioscan_clip.tasks.results.formats import print_summary, render, tidy
 from projects.bioscan_clip.tasks.results.runs import collect_runs
 from projects.bioscan_clip.tasks.results.summary import summarize
 from tests.tasks.results.fake_runs import (
@@ -151,14 +151,6 @@ def test_table_fits_a_terminal_of_80_columns(tmp_path):
     assert "40.0 ± 54.8" in text
     assert "98.3 (-58.3)" in text
     assert "…" not in text
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "new" / "table.md"
-    write_whole("first", path)
-    with pytest.raises(UnicodeEncodeError):
-        write_whole("\ud800", path)
-    assert path.read_text() == "first"
 
 
 def invoke(*arguments) -> tuple[int, str, str]:
