@@ -54,8 +54,8 @@ pictures: $(DEMO)/eval/metrics.json ## Draw the pictures of README and docs from
 test: .venv/installed ## Run the test suite
 	@$(BIN)/python -m pytest
 
-bench: .venv/installed ## Measure loader, tokenizer, files, scoring and training step against the usual ways
-	@for benchmark in tokenizer opening loader disk scoring train_step; do \
+bench: .venv/installed ## Measure loading, scoring, losses and training step against the usual ways
+	@for benchmark in tokenizer opening loader disk scoring loss sizing gradient_caching train_step; do \
 	  echo; $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 
 lint: .venv/installed ## Check style and types

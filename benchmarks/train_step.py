@@ -43,17 +43,17 @@ RANDOM_WEIGHTS = [  # as large as the pretrained ones
 ]
 
 
-def build(target: str) -> L.LightningModule:
-    """Build the experiment's task, without evaluation and schedule, as class `target`."""
+def build(target: str, experiment: str = EXPERIMENT) -> L.LightningModule:
+    """Build an experiment's task, without evaluation and schedule, as class `target`."""
     store.add_to_hydra_store(overwrite_ok=True)
     overrides = [
         "hydra.searchpath=[pkg://projects.bioscan_clip.configs]",
-        f"+experiment={EXPERIMENT}",
+        f"+experiment={experiment}",
         *RANDOM_WEIGHTS,
     ]
     with initialize_config_module("mmlearn.conf", version_base=None):
         config = compose("base_config", overrides=overrides).task
-    if ON_GPU:
+    if experiment != "bioscan_sample":
         config.encoders.text.model_name_or_path = BERT_SAMPLE
         config.encoders.text.model_config_kwargs = BERT_SMALL
     config.evaluation_tasks = config.lr_scheduler = None
@@ -61,10 +61,10 @@ def build(target: str) -> L.LightningModule:
     return instantiate(config, _convert_="partial")
 
 
-def delivered_batch(specimens: int) -> dict[str, Any]:
+def delivered_batch(specimens: int, photo_size: int = PHOTO_SIZE) -> dict[str, Any]:
     """Return what a worker delivers."""
     ids = torch.stack([torch.zeros(specimens).long(), torch.arange(specimens)], dim=1)
-    photos = torch.randint(0, 256, (specimens, 3, PHOTO_SIZE, PHOTO_SIZE), dtype=torch.uint8)
+    photos = torch.randint(0, 256, (specimens, 3, photo_size, photo_size), dtype=torch.uint8)
     return {
         "rgb": photos,
         POSE: torch.eye(2).repeat(specimens, 1, 1),

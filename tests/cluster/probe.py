@@ -14,7 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class Probe(Callback):
     """Writes down where a training is, and what each of its processes ends with.
 
-    ``progress`` has a line for each step: how often SLURM has restarted the job, and the step.
+    ``progress`` has a line for each step when it begins: how often SLURM has restarted the job, and
+    the step's number.
     ``end-{rank}.json`` has hashes of weights, optimizer and schedule, and a metric. ``seconds`` has
     the time from the first step to the end.
 
@@ -31,10 +32,12 @@ class Probe(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.monotonic()
 
-    def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *arguments: Any) -> None:
         if trainer.is_global_zero:
             with (self.folder / "progress").open("a") as file:
-                file.write(f"{os.environ.get('SLURM_RESTART_COUNT', 0)} {trainer.global_step}\n")
+                file.write(
+                    f"{os.environ.get('SLURM_RESTART_COUNT', 0)} {trainer.global_step + 1}\n"
+                )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         end = {

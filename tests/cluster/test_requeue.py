@@ -29,7 +29,7 @@ EVERY_THREE_STEPS = (
 def test_stopped_three_times_ends_with_the_same_weights(sweep):
     """Two equal jobs of two processes in an array; the first is stopped at random moments."""
     choice = random.Random(5)
-    moments = sorted(choice.sample(range(3, STEPS - 6), 3))
+    moments = sorted(choice.sample(range(4, STEPS - 6), 3))
     ways = choice.sample([requeue, kill_one_process, send_usr2], 3)
     print("stopped after steps", moments, "by", [way.__name__ for way in ways])
     two_processes = ("hydra/launcher=slurm_node", "hydra.launcher.gpus_per_node=2")
@@ -93,7 +93,7 @@ def restarts(sweep, job: str) -> int:
 
 
 def steps(sweep) -> dict[int, list[int]]:
-    """Return which steps each start of the first job has taken so far."""
+    """Return which steps each start of the first job has begun so far."""
     path = sweep.folder / "sweep" / "0" / "progress"
     taken = defaultdict(list)
     for line in path.read_text().splitlines() if path.exists() else ():

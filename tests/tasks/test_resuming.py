@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from torch.utils.data import DataLoader, Dataset
 
+from projects.bioscan_clip.tasks.csv_logger import ContinuedCSVLogger
 from projects.bioscan_clip.tasks.resuming import ResumingTrainer, SaveWhenAsked
 
 BATCHES, EPOCHS = 4, 3
@@ -101,10 +102,9 @@ def submitit_requeues(on_slurm, tmp_path):
 
 
 def trainer(folder, *callbacks, **options) -> ResumingTrainer:
-    options = {"max_epochs": EPOCHS, "num_sanity_val_steps": 0, **options}
+    options = {"max_epochs": EPOCHS, "num_sanity_val_steps": 0, "logger": False, **options}
     return ResumingTrainer(
         accelerator="cpu",
-        logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[
@@ -171,6 +171,24 @@ def test_submitit_requeues_after_the_checkpoint(tmp_path, submitit_requeues, sig
         fit(tmp_path, SignalAt(signum, step=3))
     assert submitit_requeues == [3]
     assert equal(fit(tmp_path), fit(tmp_path / "straight"))
+
+
+def test_the_last_step_is_logged(tmp_path, submitit_requeues):
+    class Log(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, *arguments):
+            pl_module.log("loss", outputs["loss"])
+
+    def options(folder):
+        return {"logger": ContinuedCSVLogger(folder, "logs", ""), "log_every_n_steps": 1}
+
+    with pytest.raises(RequeuedError):
+        fit(tmp_path, Log(), SignalAt(signal.SIGUSR2, 3), **options(tmp_path))
+    fit(tmp_path, Log(), **options(tmp_path))
+    fit(tmp_path / "straight", Log(), **options(tmp_path / "straight"))
+    tables = [folder / "logs" / "metrics.csv" for folder in (tmp_path, tmp_path / "straight")]
+    stopped, straight = (path.read_text().splitlines() for path in tables)
+    assert len(straight) == 1 + BATCHES * EPOCHS
+    assert stopped == straight
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ def test_a_folder_has_one_run(offline, tmp_path):
     assert run_in(tmp_path / "first") == first
     assert run_in(tmp_path / "second") != first
     folders = [path.name for path in (tmp_path / "first" / "wandb").glob("offline-run-*")]
-    assert all(name.endswith(first) for name in folders)
+    assert len(folders) == 2  # one for each start, of the same run
+    assert all(f"-{first}" in name for name in folders)
 
 
 def test_own_id_is_kept(offline, tmp_path):

@@ -94,8 +94,10 @@ class SaveWhenAsked(Callback):
             return
         self._save(trainer)
         if asked == _SAVE_AND_REQUEUE:
-            self._go_back_to_the_queue(trainer)
+            _log_step(trainer)
+            self._go_back_to_the_queue()
         if not SLURMEnvironment.detect():
+            _log_step(trainer)
             raise SystemExit(128 + signal.SIGTERM)
         self._asked = _NOTHING
 
@@ -104,7 +106,7 @@ class SaveWhenAsked(Callback):
     ) -> None:
         """Do not begin a long validation that the job would not live to end."""
         if self._asked == _SAVE_AND_REQUEUE:
-            self._go_back_to_the_queue(trainer)
+            self._go_back_to_the_queue()
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         logger.warning("Got %s; saving after this step.", signal.Signals(signum).name)
@@ -118,10 +120,15 @@ class SaveWhenAsked(Callback):
                 Path(callback.dirpath) / f"{callback.CHECKPOINT_NAME_LAST}.ckpt"
             )
 
-    def _go_back_to_the_queue(self, trainer: Trainer) -> None:
+    def _go_back_to_the_queue(self) -> None:
         """Call submitit's handler, which requeues the job and ends the first process."""
         self._requeue(_submitit_signal(), None)
         raise SystemExit(0)  # the others; SLURM takes a failure of theirs for the job's
+
+
+def _log_step(trainer: Trainer) -> None:
+    """Log the step's metrics, as Lightning would do if training went on."""
+    trainer._logger_connector.update_train_step_metrics()
 
 
 def _leave_signals_to_this_process(loaders: Iterable[Any]) -> None:
