@@ -56,6 +56,12 @@ def test_sample_is_not_trivial(metrics):
     assert metrics["test/rgb_to_dna/seen/micro/top1/species"] < 0.95
 
 
+def test_report_shows_the_accuracy(metrics):
+    page = (DEMO / "eval" / "report.html").read_text()
+    assert f"{100 * metrics['test/rgb_to_dna/seen/micro/top1/species']:.1f}%" in page
+    assert page.count("data:image/") > 50  # photos of queries and their nearest keys
+
+
 def test_loss_falls_from_chance(history):
     losses = [float(row["train/loss"]) for row in history if row.get("train/loss")]
     first, last = losses[0], sum(losses[-5:]) / 5

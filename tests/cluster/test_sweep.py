@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from projects.bioscan_clip.tasks.results.runs import collect_runs
+
 pytestmark = pytest.mark.cluster
 
 README = (
@@ -27,6 +29,7 @@ def test_two_processes_on_one_node_over_two_seeds(sweep):
     sweep.run(*README, "trainer.devices=2", *seeds, seconds=300)
     first, second = (sweep.folder / "sweep" / seed for seed in ("0", "42"))
     assert end(first, processes=2)["weights"] != end(second, processes=2)["weights"]
+    assert [run.seed for run in collect_runs([sweep.folder / "sweep"])] == [0, 42]
     for run in (first, second):
         accuracies = json.loads((run / "metrics.json").read_text())
         assert 0 <= accuracies["val/rgb_to_dna/seen/micro/top1/species"] <= 1

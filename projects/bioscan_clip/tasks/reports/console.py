@@ -23,13 +23,15 @@ def print_accuracy(
     results : mapping of str to float
         As :func:`~projects.bioscan_clip.tasks.evaluate_embeddings` names them.
     sizes : mapping of str to int, optional
-        Numbers of specimens by role (``keys``, ``seen``, ``unseen``), for the title.
+        Numbers of specimens by role, for the title, which names those of keys and of the table's
+        queries.
     console : rich.console.Console, optional
         Where to; standard output if None.
     """
     title = "Top-1 accuracy in percent"
     if sizes:
-        title += " (" + ", ".join(f"{size:,} {role}" for role, size in sizes.items()) + ")"
+        named = [f"{sizes[role]:,} {role}" for role in ("keys", *_SPLITS) if role in sizes]
+        title += f" ({', '.join(named)})"
     table = Table(title=title, title_justify="left")
     for heading in ("query to key", "average", "split"):
         table.add_column(heading)
