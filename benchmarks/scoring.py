@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from projects.bioscan_clip.datasets.schema import RANKS
-from projects.bioscan_clip.tasks.scoring.embeddings import MODALITIES, Embeddings
-from projects.bioscan_clip.tasks.scoring.evaluation import Evaluation, evaluate
-from projects.bioscan_clip.tasks.scoring.neighbours import find_neighbours
+from projects.bioscan_clip.scoring.embeddings import MODALITIES, Embeddings
+from projects.bioscan_clip.scoring.evaluation import Evaluation, evaluate
+from projects.bioscan_clip.scoring.neighbours import find_neighbours
 
 KEYS: Final = 21_118  # of BIOSCAN-1M
 QUERIES: Final = 2_000  # of seen, and of unseen species

@@ -10,8 +10,8 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 from rich.console import Console
 
-from projects.bioscan_clip.tasks.reports.console import print_accuracy
-from projects.bioscan_clip.tasks.reports.metrics_files import load_metrics
+from projects.bioscan_clip.reports.console import print_accuracy
+from projects.bioscan_clip.reports.metrics_files import load_metrics
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent

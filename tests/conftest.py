@@ -23,7 +23,7 @@ def parity() -> Path:
 @pytest.fixture(scope="session")
 def sample_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small file in the BIOSCAN-1M schema."""
-    from projects.bioscan_clip.data_tools.sample.file import write_sample
+    from projects.bioscan_clip.sample.file import write_sample
 
     path = tmp_path_factory.mktemp("data") / "sample.hdf5"
     write_sample(path, n_species=24, n_specimens=400, seed=0)

@@ -24,7 +24,7 @@ def sample(
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
 ) -> None:
     """Write a synthetic file in the layout of BIOSCAN-1M: invented insects to try things on."""
-    from projects.bioscan_clip.data_tools.sample.file import write_sample
+    from projects.bioscan_clip.sample.file import write_sample
 
     try:
         write_sample(out, n_species=species, n_specimens=specimens, seed=seed)
@@ -212,10 +212,10 @@ def results(
     out: Annotated[Path | None, typer.Option(help="A file to write it to.")] = None,
 ) -> None:
     """Print accuracies of runs, their mean and deviation, beside published figures."""
-    from projects.bioscan_clip.tasks.reports.metrics_files import write_whole
-    from projects.bioscan_clip.tasks.results.formats import print_summary, render
-    from projects.bioscan_clip.tasks.results.runs import collect_runs, unfinished_runs
-    from projects.bioscan_clip.tasks.results.summary import summarize
+    from projects.bioscan_clip.reports.metrics_files import write_whole
+    from projects.bioscan_clip.reports.results_formats import print_summary, render
+    from projects.bioscan_clip.reports.runs import collect_runs, unfinished_runs
+    from projects.bioscan_clip.reports.summary import summarize
 
     try:
         summary = summarize(collect_runs(runs), query, key)
@@ -258,7 +258,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score saved embeddings, without a model."""
-    from projects.bioscan_clip.tasks.evaluate_saved import evaluate_saved
+    from projects.bioscan_clip.reports.evaluate_saved import evaluate_saved
 
     try:
         files = evaluate_saved(embeddings, out, report, search, restrict_to)

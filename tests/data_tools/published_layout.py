@@ -8,9 +8,9 @@ import pandas as pd
 from bioscan_dataset import BIOSCAN1M, BIOSCAN5M
 from transformers import PreTrainedTokenizerFast
 
-from projects.bioscan_clip.data_tools.sample.names import name_tokenizer
 from projects.bioscan_clip.data_tools.splits import BASE_SPLITS, UNIONS
 from projects.bioscan_clip.datasets.schema import RANKS
+from projects.bioscan_clip.sample.names import name_tokenizer
 
 TO_5M = {
     "no_split": "pretrain",

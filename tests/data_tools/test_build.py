@@ -21,9 +21,9 @@ import pytest
 
 from projects.bioscan_clip.data_tools import spool
 from projects.bioscan_clip.data_tools.build import build
-from projects.bioscan_clip.data_tools.sample.names import name_tokenizer
 from projects.bioscan_clip.data_tools.verify import verify
 from projects.bioscan_clip.datasets.schema import RANKS
+from projects.bioscan_clip.sample.names import name_tokenizer
 from tests.data_tools.published_layout import (
     TO_5M,
     save_tokenizer,

@@ -7,9 +7,9 @@ from projects.bioscan_clip.data_tools.describe import Description
 from projects.bioscan_clip.data_tools.describe_plots import make_plots
 from projects.bioscan_clip.data_tools.describe_report import storage_sentences, text_tables
 from projects.bioscan_clip.data_tools.describe_summary import WHOLE_FILE, taxon_counts
-from projects.bioscan_clip.pages.page import render
+from projects.bioscan_clip.reports.html import render
 
-_TEMPLATE: Final = Path(__file__).parent / "templates" / "describe.html.j2"
+_TEMPLATE: Final = Path(__file__).with_name("describe.html.j2")
 
 
 def write_page(description: Description, path: Path) -> None:

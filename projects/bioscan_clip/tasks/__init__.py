@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from projects.bioscan_clip.scoring.embeddings import Embeddings
+    from projects.bioscan_clip.scoring.evaluation import evaluate_embeddings
+    from projects.bioscan_clip.scoring.search import nearest_keys
     from projects.bioscan_clip.tasks.chunked_loss import ChunkedContrastiveLoss
     from projects.bioscan_clip.tasks.losses import LabelAwareContrastiveLoss
     from projects.bioscan_clip.tasks.pretraining import BioscanPretraining
-    from projects.bioscan_clip.tasks.scoring.embeddings import Embeddings
-    from projects.bioscan_clip.tasks.scoring.evaluation import evaluate_embeddings
-    from projects.bioscan_clip.tasks.scoring.search import nearest_keys
     from projects.bioscan_clip.tasks.taxonomic_classification import TaxonomicClassification
 
 __all__ = [
@@ -23,11 +23,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BioscanPretraining": "pretraining",
-    "ChunkedContrastiveLoss": "chunked_loss",
+    "BioscanPretraining": "tasks.pretraining",
+    "ChunkedContrastiveLoss": "tasks.chunked_loss",
     "Embeddings": "scoring.embeddings",
-    "LabelAwareContrastiveLoss": "losses",
-    "TaxonomicClassification": "taxonomic_classification",
+    "LabelAwareContrastiveLoss": "tasks.losses",
+    "TaxonomicClassification": "tasks.taxonomic_classification",
     "evaluate_embeddings": "scoring.evaluation",
     "nearest_keys": "scoring.search",
 }
@@ -37,4 +37,4 @@ def __getattr__(name: str) -> Any:
     """Import a name when it is asked for: mmlearn, which some need, takes seconds to import."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"projects.bioscan_clip.{_HOMES[name]}"), name)

@@ -10,7 +10,7 @@ from mmlearn.constants import EXAMPLE_INDEX_KEY
 from mmlearn.datasets.core import Modalities
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from projects.bioscan_clip.tasks.scoring.embeddings import MODALITIES, Embeddings
+from projects.bioscan_clip.scoring.embeddings import MODALITIES, Embeddings
 
 _DATASET_INDEX_KEY = "dataset_index"
 

@@ -10,10 +10,10 @@ import torch
 from projects.bioscan_clip.datasets.files import open_file
 from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN, encode_column
+from projects.bioscan_clip.reports.sets import EvaluatedSets
+from projects.bioscan_clip.reports.specimens import Specimens, specimens_of
+from projects.bioscan_clip.scoring.embeddings import Embeddings
 from projects.bioscan_clip.tasks.collection import Collected
-from projects.bioscan_clip.tasks.reports.sets import EvaluatedSets
-from projects.bioscan_clip.tasks.reports.specimens import Specimens, specimens_of
-from projects.bioscan_clip.tasks.scoring.embeddings import Embeddings
 
 Origin = tuple[Any, Collected]
 """A dataset, and what the epoch saw of it."""

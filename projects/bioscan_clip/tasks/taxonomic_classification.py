@@ -9,14 +9,14 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from mmlearn.tasks.hooks import EvaluationHooks
 
+from projects.bioscan_clip.reports.console import print_accuracy
+from projects.bioscan_clip.reports.saved_embeddings import save_embeddings
+from projects.bioscan_clip.reports.sets import EvaluatedSets
+from projects.bioscan_clip.reports.write import Level, as_level, write_report
+from projects.bioscan_clip.scoring.evaluation import Evaluation, evaluate
+from projects.bioscan_clip.scoring.restriction import Restriction, checked
 from projects.bioscan_clip.tasks.collection import EmbeddingCollection
 from projects.bioscan_clip.tasks.evaluated_splits import Origin, by_role, collect_sets, data_of
-from projects.bioscan_clip.tasks.reports.console import print_accuracy
-from projects.bioscan_clip.tasks.reports.saved_embeddings import save_embeddings
-from projects.bioscan_clip.tasks.reports.sets import EvaluatedSets
-from projects.bioscan_clip.tasks.reports.write import Level, as_level, write_report
-from projects.bioscan_clip.tasks.scoring.evaluation import Evaluation, evaluate
-from projects.bioscan_clip.tasks.scoring.restriction import Restriction, checked
 
 Stage = Literal["val", "test"]
 
@@ -25,7 +25,7 @@ class TaxonomicClassification(EvaluationHooks):
     """Classify query specimens by their nearest key specimens.
 
     Runs on validation and test data that hold a split of keys and splits of queries of seen and
-    unseen species. Results (see :func:`~projects.bioscan_clip.tasks.scoring.evaluation.evaluate`)
+    unseen species. Results (see :func:`~projects.bioscan_clip.scoring.evaluation.evaluate`)
     are logged as ``val/...`` and ``test/...`` to every logger and saved as ``metrics.json``; a test
     also prints a table and leaves a report. What the epoch's data do not allow to compute (keys
     missing because of ``limit_val_batches``, say) is left out with a warning.

@@ -1,1 +1,0 @@
-"""Pages that open offline: one look, and one way to write them."""

@@ -1,1 +1,0 @@
-"""What many runs say together, beside published figures."""

@@ -1,0 +1,248 @@
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from projects.bioscan_clip.datasets.schema import RANKS
+from projects.bioscan_clip.reports.page import write_page
+from projects.bioscan_clip.reports.published import load_published
+from projects.bioscan_clip.reports.specimens import Specimens
+from projects.bioscan_clip.scoring.evaluation import evaluate
+from projects.bioscan_clip.scoring.mistakes import mistake_table
+
+NAMES = {("rgb", "dna"): "photo → barcode", ("rgb", "rgb"): "photo → photo"}
+
+
+class Page(HTMLParser):
+    """Text, tables, photos and whatever a browser would fetch."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.text, self.fetched, self.photos, self.tables = "", [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        links = [value for name, value in attrs if name in ("src", "href")]
+        self.fetched += [link for link in links if not link.startswith("data:image/jpeg;base64,")]
+        if tag == "img":
+            self.photos.append(dict(attrs)["alt"])
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag == "small":
+            self.tables[-1][-1][-1] += " "
+
+    def handle_data(self, data):
+        if self.get_starttag_text() and not self.get_starttag_text().startswith("<script"):
+            self.text += data
+            if self.tables and self.tables[-1] and self.tables[-1][-1]:
+                self.tables[-1][-1][-1] += data.strip()
+
+
+@pytest.fixture
+def page_of(tmp_path, about):
+    def write(evaluation, specimens, **options):
+        path = tmp_path / "new" / "report.html"
+        write_page(evaluation, specimens, about, path, **{"full": False, **options})
+        assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+        return Page(path.read_text("utf-8"))
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def page(evaluation, specimens, tmp_path_factory):
+    """The whole page, and its bytes."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    about = {"file": "sample.hdf5", "splits": {"keys": {"all_keys": len(evaluation.keys)}}}
+    published = replace(load_published(), key_specimens=len(evaluation.keys))
+    write_page(evaluation, specimens, about, path, full=True, published=published)
+    return Page(path.read_text("utf-8")), path.read_text("utf-8")
+
+
+def accuracy_of(page):
+    """Rows of the accuracy table by pair and label, as lists of cells."""
+    rows, pair = {}, ""
+    for label, *cells in page.tables[0][2:]:
+        pair = pair if cells else label
+        if cells:
+            rows.setdefault((pair, label), []).append(cells)
+    return rows
+
+
+def test_accuracies_are_those_of_the_metrics(page, evaluation):
+    rows = accuracy_of(page[0])
+    metrics = evaluation.metrics.set_index(["query", "key", "average", "k", "level", "split"])
+    for (query, key), name in NAMES.items():
+        for average in ("micro", "macro"):
+            (cells,) = rows[name, average]
+            expected = [
+                metrics.loc[(query, key, average, 1, rank, split), ["value", "low", "high"]]
+                for rank in RANKS
+                for split in ("seen", "unseen", "harmonic")
+            ]
+            assert cells == ["{:.1f} {:.1f}–{:.1f}".format(*(100 * row)) for row in expected]  # noqa: RUF001
+
+
+def test_published_numbers_stand_beside_the_pair_they_are_of(page):
+    rows = accuracy_of(page[0])
+    percent = load_published().sources[0].percent
+    micro, macro = rows["photo → barcode", "paper"]
+    assert micro[0] == f"{percent['order', 'micro', 'seen']:.1f}"
+    assert macro[10] == f"{percent['species', 'macro', 'unseen']:.1f}"
+    assert macro[11] == ""  # nobody published a harmonic mean
+    assert ("photo → photo", "paper") not in rows
+
+
+def test_published_numbers_of_other_data_are_not_shown(evaluation, specimens, page_of):
+    page = page_of(evaluation, specimens, published=load_published())
+    assert "CLIBD" not in page.text
+
+
+def test_page_stands_alone(page, specimens):
+    parsed, html = page
+    assert parsed.fetched == []
+    assert html.count("plotly.js v") == 1
+    assert html.count("Plotly.newPlot(") == 5
+    queries = [alt for alt in parsed.photos if alt.startswith("Query:")]
+    assert len(queries) == 12
+    ids = {*specimens["seen"].table["sampleid"], *specimens["unseen"].table["sampleid"]}
+    assert {alt.split("specimen ")[1] for alt in queries} <= ids
+
+
+def test_a_light_page_has_no_photos_and_no_map(evaluation, specimens, page_of):
+    page = page_of(evaluation, specimens)
+    assert page.photos == []
+    assert "Map of the embeddings" not in page.text
+    assert "The most confused taxa" in page.text
+
+
+def test_key_figures(page, evaluation):
+    numbers = evaluation.numbers()
+    share = numbers["rgb_to_dna/unseen/micro/top1/species"]
+    assert re.search(rf"{share:.1%}\s*species, photo → barcode, unseen", page[0].text)
+    assert re.search(rf"{len(evaluation.keys)}\s*keys", page[0].text)
+
+
+def test_says_what_was_evaluated(evaluation, specimens, page_of, about):
+    page = page_of(evaluation, specimens)
+    assert "bioscan_sample_test" in page.text
+    assert "/runs/a/checkpoints/best.ckpt" in page.text
+    assert re.search(r"seed\s*7", page.text)
+    assert "restricted to" not in page.text  # as it was not
+    about["restrict_to"] = {"order": "Diptera"}
+    assert "restricted toorder Diptera" in page_of(evaluation, specimens).text
+
+
+def test_mistakes_and_decisions_are_shown(evaluation, specimens, page_of):
+    mistakes = mistake_table(evaluation.keys, evaluation.queries, evaluation.neighbours)
+    kept = evaluation.metrics[~evaluation.metrics["average"].isin(["mistake", "decision"])]
+    decisions = {"accuracy": 0.8125, "auroc": 0.876, "threshold": 0.531}
+    decision = [
+        ("rgb", "is_du", "all", "decision", 1, level, value, np.nan, np.nan, 90)
+        for level, value in decisions.items()
+    ]
+    metrics = pd.concat([kept, mistakes, pd.DataFrame(decision, columns=kept.columns)])
+    page = page_of(replace(evaluation, metrics=metrics), specimens)
+    mean = mistakes.set_index(["query", "key", "split", "level"])["value"]
+    assert f"{mean['rgb', 'dna', 'seen', 'mean']:.2f} (seen)" in page.text
+    assert "81.2% of queries are rightly taken" in page.text
+    assert "AUROC 0.876, threshold 0.531" in page.text
+
+
+def test_names_are_text_and_not_html(evaluation, specimens, tmp_path):
+    odd = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    named = {}
+    for name, each in specimens.items():
+        table = each.table.copy()
+        for column in table:
+            table[column] = table[column].where(table[column].isna(), table[column] + odd)
+        named[name] = Specimens(table, each.read_photo)
+    path = tmp_path / "report.html"
+    write_page(evaluation, named, {"file": odd, "checkpoint": odd}, path, full=True)
+    html = path.read_text("utf-8")
+    assert "<script>alert" not in html
+    assert "<img src=x" not in html
+    assert "&lt;script&gt;alert(1)" in html
+
+
+def some_rows(evaluation, specimens, queries, modalities=("rgb", "dna", "text")):
+    """Evaluate again with fewer queries or modalities."""
+
+    def only(embeddings, rows):
+        lacking = {name: None for name in ("rgb", "dna", "text") if name not in modalities}
+        return replace(embeddings[torch.arange(rows)], **lacking)
+
+    sets = {split: only(evaluation.queries[split], rows) for split, rows in queries.items()}
+    chosen = {split: specimens[split].table.iloc[:rows] for split, rows in queries.items()}
+    tables = {name: Specimens(table, specimens[name].read_photo) for name, table in chosen.items()}
+    keys = only(evaluation.keys, len(evaluation.keys))
+    return evaluate(keys, sets), {**tables, "keys": specimens["keys"]}
+
+
+def test_without_unseen_queries(evaluation, specimens, page_of):
+    page = page_of(*some_rows(evaluation, specimens, {"seen": 20}), full=True)
+    assert "There were no queries of unseen species." in page.text
+    assert page.tables[0][1].count("seen") == 4
+    assert "unseen" not in page.tables[0][1]
+
+
+def test_an_empty_split_of_queries(evaluation, specimens, page_of):
+    page = page_of(*some_rows(evaluation, specimens, {"seen": 20, "unseen": 0}), full=True)
+    assert "There were no queries of unseen species." in page.text
+
+
+def test_without_barcodes(evaluation, specimens, page_of):
+    queries = {"seen": 10, "unseen": 10}
+    page = page_of(*some_rows(evaluation, specimens, queries, ("rgb",)), full=True)
+    assert "No barcodes were embedded." in page.text
+    assert "photo → barcode" not in page.text
+    assert "photo → photo" in page.text
+    assert page.photos
+
+
+def test_without_photos_embedded(evaluation, specimens, page_of):
+    queries = {"seen": 10, "unseen": 10}
+    page = page_of(*some_rows(evaluation, specimens, queries, ("dna",)), full=True)
+    assert "No photos were embedded." in page.text
+    assert "barcode → barcode" in page.text
+
+
+def test_one_query(evaluation, specimens, page_of):
+    page = page_of(*some_rows(evaluation, specimens, {"seen": 1}), full=True)
+    assert sum(alt.startswith("Query:") for alt in page.photos) == 1
+
+
+def test_without_photos(evaluation, specimens, page_of):
+    tables = {name: Specimens(each.table) for name, each in specimens.items()}
+    page = page_of(evaluation, tables, full=True)
+    assert page.photos == []
+    assert "Queries and their nearest keys" not in page.text
+    assert "Map of the embeddings" in page.text
+
+
+def test_a_damaged_photo(evaluation, specimens, page_of):
+    broken = {
+        name: Specimens(each.table, lambda row: b"\xff\xd8" + b"no picture" * 5000)
+        for name, each in specimens.items()
+    }
+    page = page_of(evaluation, broken, full=True)
+    assert "photo cannot be read" in page.text
+
+
+@pytest.mark.parametrize("unknown", [("species",), RANKS])
+def test_without_names_at_a_rank(specimens, page_of, evaluate_specimens, unknown):
+    tables = {
+        name: Specimens(each.table.assign(**dict.fromkeys(unknown, pd.NA)).astype("string"))
+        for name, each in specimens.items()
+    }
+    page = page_of(evaluate_specimens(tables), tables, full=True)
+    assert f"No query has a known {' or '.join(unknown)}." in page.text
+    assert "nan" not in re.findall(r"[a-z]+", page.text)

@@ -1,0 +1,38 @@
+import json
+
+import pytest
+from lightning.pytorch.loggers import CSVLogger
+
+from projects.bioscan_clip.reports.page import write_page
+from projects.bioscan_clip.reports.wandb import log_report
+from projects.bioscan_clip.tasks.wandb_logger import OfflineFallbackWandbLogger
+
+
+@pytest.fixture
+def logger(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logger = OfflineFallbackWandbLogger("a run", tmp_path, "a project")
+    yield logger
+    logger.finalize("success")
+
+
+def test_tables_figures_and_page_are_logged(logger, evaluation, specimens, tmp_path, about):
+    path = tmp_path / "report.html"
+    shown = write_page(evaluation, specimens, about, path, full=False)
+    log_report([CSVLogger(tmp_path), logger], evaluation, [tmp_path / "other.csv", path], shown)
+    logged = dict(logger.experiment.summary)
+    kinds = {name: logged[name]["_type"] for name in logged if name.startswith("report/")}
+    assert kinds["report/metrics"] == "table-file"
+    assert kinds["report/confused_species"] == "table-file"
+    assert kinds["report/accuracy"] == kinds["report/classes"] == "plotly-file"
+    assert kinds["report/page"] == "html-file"
+    assert {f"report/{name}" for name in shown.plots} <= set(kinds)
+    folder = next((tmp_path / "wandb").glob("offline-run-*")) / "files"
+    table = json.loads((folder / logged["report/metrics"]["path"]).read_text())
+    assert table["columns"] == list(evaluation.metrics.columns)
+    assert len(table["data"]) == len(evaluation.metrics)
+    assert (folder / logged["report/page"]["path"]).read_text("utf-8") == path.read_text("utf-8")
+
+
+def test_nothing_without_a_logger_of_weights_and_biases(tmp_path, evaluation):
+    log_report([CSVLogger(tmp_path)], evaluation, [tmp_path / "missing.html"])

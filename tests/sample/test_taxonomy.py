@@ -1,0 +1,51 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from projects.bioscan_clip.sample.taxonomy import ORDERS, grow_taxonomy
+
+SIZES = [12, 24, 250]
+
+
+@pytest.fixture(params=SIZES, ids=str)
+def taxonomy(request):
+    return grow_taxonomy(request.param, np.random.default_rng(request.param))
+
+
+def test_default_sample_is_rich_enough():
+    taxa = grow_taxonomy(200, np.random.default_rng(0)).names
+    assert all(len(names) >= least for names, least in zip(taxa, (4, 12, 40, 150), strict=True))
+
+
+def test_names_are_unique_at_every_rank(taxonomy):
+    for names in taxonomy.names:
+        assert len(set(names)) == len(names)
+
+
+def test_names_follow_the_rules_of_nomenclature(taxonomy):
+    orders, families, genera, species = taxonomy.names
+    assert orders == ORDERS[: len(orders)]
+    assert all(family.endswith("idae") and family.istitle() for family in families)
+    assert all(genus.isalpha() and genus.istitle() for genus in genera)
+    assert all(binomial.split()[1].islower() for binomial in species)
+
+
+def test_binomials_start_with_their_genus_and_families_with_one_of_theirs(taxonomy):
+    _, families, genera, species = taxonomy.names
+    genera_of_families = [set() for _ in families]
+    for _, family, genus, one in taxonomy.lineages():
+        assert species[one].split()[0] == genera[genus]
+        genera_of_families[family].add(genera[genus])
+    for family, members in zip(families, genera_of_families, strict=True):
+        assert any(genus.startswith(family.removesuffix("idae")) for genus in members)
+
+
+def test_every_taxon_has_a_child(taxonomy):
+    for depth, parents in enumerate(taxonomy.parents):
+        assert set(parents) == set(range(len(taxonomy.names[depth])))
+
+
+def test_richness_is_uneven():
+    counts = Counter(grow_taxonomy(250, np.random.default_rng(0)).parents[2].tolist())
+    assert max(counts.values()) >= 3 * min(counts.values())

@@ -1,0 +1,88 @@
+"""Confidence intervals equal those of a bootstrap that resamples one specimen at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+from projects.bioscan_clip.scoring.evaluation import evaluate
+from projects.bioscan_clip.tasks import Embeddings
+
+
+def specimens(count: int, seed: int, noise: float) -> Embeddings:
+    rng = np.random.default_rng(seed)
+    species = rng.integers(0, 12, count)
+    labels = np.stack([species // 6, 10 + species // 4, 20 + species // 2, 40 + species], axis=1)
+    centres = np.random.default_rng(99).normal(size=(12, 6))
+    photo = centres[species] + noise * rng.normal(size=(count, 6))
+    return Embeddings(torch.from_numpy(labels), rgb=torch.from_numpy(photo))
+
+
+@pytest.fixture(scope="module")
+def evaluation():
+    queries = {"seen": specimens(90, 1, 0.8), "unseen": specimens(60, 2, 1.2)}
+    return evaluate(specimens(100, 0, 0.8), queries, top_k=(1, 3))
+
+
+def rows(evaluation, **chosen):
+    table = evaluation.metrics
+    for column, value in chosen.items():
+        table = table[table[column] == value]
+    return table
+
+
+def right(evaluation, split):
+    near = evaluation.neighbours["rgb", "rgb", split].keys[:, 0]
+    truth = evaluation.queries[split].labels[:, 3].numpy()
+    return (evaluation.keys.labels[near, 3].numpy() == truth).astype(float), truth
+
+
+def macro(correct, labels):
+    return np.mean([correct[labels == taxon].mean() for taxon in np.unique(labels)])
+
+
+def test_intervals_equal_resampling(evaluation):
+    rng = np.random.default_rng(7)
+    means, class_means = {}, {}
+    for split in ("seen", "unseen"):
+        correct, labels = right(evaluation, split)
+        drawn = rng.integers(0, len(correct), (4000, len(correct)))
+        means[split] = correct[drawn].mean(axis=1)
+        shares = np.array([correct[labels == taxon].mean() for taxon in np.unique(labels)])
+        drawn = rng.integers(0, len(shares), (4000, len(shares)))
+        class_means[split] = shares[drawn].mean(axis=1)
+    for average, draws in (("micro", means), ("macro", class_means)):
+        draws["harmonic"] = 2 / (1 / draws["seen"] + 1 / draws["unseen"])
+        for split, values in draws.items():
+            row = rows(evaluation, key="rgb", split=split, average=average, k=1, level="species")
+            expected = np.percentile(values, [2.5, 97.5])
+            np.testing.assert_allclose(row[["low", "high"]].iloc[0], expected, atol=0.025)
+
+
+def test_values_and_counts(evaluation):
+    for split in ("seen", "unseen"):
+        correct, labels = right(evaluation, split)
+        chosen = {"key": "rgb", "split": split, "k": 1, "level": "species"}
+        micro_row = rows(evaluation, average="micro", **chosen).iloc[0]
+        macro_row = rows(evaluation, average="macro", **chosen).iloc[0]
+        assert (micro_row["value"], micro_row["n"]) == (pytest.approx(correct.mean()), len(labels))
+        assert macro_row["value"] == pytest.approx(macro(correct, labels))
+        assert macro_row["n"] == 12
+    mistakes = evaluation.metrics["average"] == "mistake"  # these have no interval
+    assert evaluation.metrics.loc[mistakes, ["low", "high"]].isna().all(axis=None)
+    table = evaluation.metrics[~mistakes]
+    assert (table["low"] <= table["value"]).all()
+    assert (table["value"] <= table["high"]).all()
+
+
+def test_intervals_are_seeded(evaluation):
+    again = evaluate(evaluation.keys, evaluation.queries, top_k=(1, 3))
+    assert again.metrics.equals(evaluation.metrics)
+
+
+def test_all_labels_unknown_at_a_rank():
+    keys, queries = specimens(20, 0, 0.5), specimens(5, 1, 0.5)
+    queries.labels[:, 3] = -1
+    levels = set(evaluate(keys, {"seen": queries}).metrics["level"])
+    assert levels == {"order", "family", "genus"}
+    queries.labels[:] = -1
+    assert evaluate(keys, {"seen": queries}).numbers() == {}

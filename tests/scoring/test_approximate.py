@@ -1,0 +1,49 @@
+"""An inverted file finds most of what an exact search finds, and says how much."""
+
+import pytest
+import torch
+
+from projects.bioscan_clip.scoring.approximate import find_neighbours_approximately, recall
+from projects.bioscan_clip.scoring.neighbours import find_neighbours
+from projects.bioscan_clip.tasks import Embeddings
+
+
+def specimens(count: int, seed: int) -> Embeddings:
+    generator = torch.Generator().manual_seed(seed)
+    species = torch.randint(80, (count,), generator=generator)
+    centres = torch.randn((80, 16), generator=torch.Generator().manual_seed(9))
+    parts = {
+        name: centres[species] + 0.7 * torch.randn((count, 16), generator=generator)
+        for name in ("rgb", "dna", "text")
+    }
+    return Embeddings(labels=species[:, None].expand(count, 4).clone(), **parts)
+
+
+def test_finds_most_neighbours_and_its_recall_is_true():
+    keys, queries = specimens(4000, 0), {"seen": specimens(300, 1), "unseen": specimens(0, 2)}
+    exact = find_neighbours(keys, queries, k=5)
+    approximate = find_neighbours_approximately(keys, queries, k=5)
+    assert set(approximate) == set(exact)
+    shares = []
+    for match, near in exact.items():
+        rows = zip(near.keys.tolist(), approximate[match].keys.tolist(), strict=True)
+        hits = [len(set(true) & set(found)) / 5 for true, found in rows]
+        shares.append(sum(hits) / len(hits))
+    expected = sum(shares) / len(shares)
+    assert 0.5 < expected < 1
+    assert recall(keys, queries, approximate, k=5) == pytest.approx(expected, abs=0.01)
+
+
+def test_few_keys_are_all_found():
+    keys, queries = specimens(30, 0), {"seen": specimens(6, 1)}
+    approximate = find_neighbours_approximately(keys, queries, k=40)
+    for match, near in approximate.items():
+        found = near.keys.sort(dim=1).values
+        if match.key != "all":
+            assert found.equal(torch.arange(30).expand(6, 30))
+
+
+def test_lists_with_too_few_keys_are_made_up_for():
+    keys, queries = specimens(4000, 0), {"seen": specimens(20, 1)}
+    for near in find_neighbours_approximately(keys, queries, k=900).values():
+        assert (near.keys >= 0).all()
