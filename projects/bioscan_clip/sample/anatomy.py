@@ -6,8 +6,7 @@ from math import radians
 
 import numpy as np
 
-from projects.bioscan_clip.sample.canvas import Canvas, Colour, Points
-from projects.bioscan_clip.sample.shapes import Lobe, mix, mould
+from projects.bioscan_clip.sample.canvas import Canvas, Colour, Lobe, Points, mix, mould
 
 Traits = dict[str, float]
 
