@@ -1,4 +1,7 @@
+import importlib.metadata
 import json
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -24,9 +27,32 @@ def test_sample_is_written(runner, tmp_path):
 def test_impossible_sample_is_refused_in_a_sentence(runner, tmp_path):
     arguments = ["data", "sample", "--out", str(tmp_path / "s.hdf5"), "--species", "2"]
     result = runner.invoke(app, arguments)
-    assert result.exit_code == 2
-    assert "Traceback" not in result.output
-    assert "species" in result.output
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert "species" in result.stderr
+
+
+def test_errors_are_sentences_on_stderr(runner, tmp_path):
+    missing = tmp_path / "none.tsv"
+    result = runner.invoke(app, ["data", "split", str(missing), "--out", str(tmp_path / "lists")])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"Error: {missing}: No such file or directory\n"
+
+
+def test_version(runner):
+    output = runner.invoke(app, ["--version"]).output
+    assert output == f"bioscan-clip {importlib.metadata.version('bioscan-clip')}\n"
+
+
+def test_help_imports_nothing_heavy():
+    """In a process of its own: torch, pandas and rich tables take seconds."""
+    program = (
+        "import sys; from projects.bioscan_clip.cli import app;"
+        "app(['--help'], standalone_mode=False);"
+        "print(sorted({'torch', 'numpy', 'pandas', 'h5py'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "[]", result.stderr
 
 
 def test_doctor_exit_status(runner, sample_file, monkeypatch):

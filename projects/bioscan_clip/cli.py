@@ -1,19 +1,57 @@
 """The `bioscan-clip` command: tools around training, which is `mmlearn_run`'s."""
 
+import importlib.metadata
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
-app = typer.Typer(
-    help="Tools for BIOSCAN-CLIP: data files, and a check of what an experiment needs.",
-    no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
-)
+
+class Commands(TyperGroup):
+    """Commands that raise OSError or ValueError for what the user can correct.
+
+    Such an error is printed to stderr as a sentence, and the exit status is 1.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # the reader, such as `head`, has had enough; Typer ends quietly
+        except (OSError, ValueError) as error:
+            sentence = str(error)
+            if isinstance(error, OSError) and error.strerror and error.filename:
+                sentence = f"{error.filename}: {error.strerror}"
+            typer.echo(f"Error: {sentence}", err=True)
+            raise typer.Exit(code=1) from error
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_show_locals=False)
 data = typer.Typer(help="Get, make and check data files.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
-# Imports stand inside the commands, so that `--help` is quick and `doctor` runs where they fail.
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bioscan-clip {importlib.metadata.version('bioscan-clip')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Tools for BIOSCAN-CLIP: data files, and a check of what an experiment needs."""
+
+
+# Imports are inside the commands, so that `--help` is quick and `doctor` runs where they fail.
 
 
 @data.command()
@@ -26,10 +64,7 @@ def sample(
     """Write a synthetic file in the layout of BIOSCAN-1M: invented insects to try things on."""
     from projects.bioscan_clip.sample.file import write_sample
 
-    try:
-        write_sample(out, n_species=species, n_specimens=specimens, seed=seed)
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
+    write_sample(out, n_species=species, n_specimens=specimens, seed=seed)
     typer.echo(f"Wrote {out} ({out.stat().st_size / 1e6:.0f} MB)")
 
 
@@ -45,11 +80,7 @@ def download(
     """Fetch what is published; run it again to go on."""
     from projects.bioscan_clip.data_tools.download import download as fetch_published
 
-    try:
-        next_step = fetch_published(what, to, url)
-    except OSError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(code=1) from error
+    next_step = fetch_published(what, to, url)
     typer.echo(next_step)
 
 
@@ -64,11 +95,7 @@ def split(
     """Partition specimens as the paper does: seen and unseen species, queries and keys."""
     from projects.bioscan_clip.data_tools.split_table import print_counts, split_table
 
-    try:
-        counts = split_table(metadata, out, seed, species_column, id_column)
-    except (OSError, ValueError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(code=1) from error
+    counts = split_table(metadata, out, seed, species_column, id_column)
     print_counts(counts)
 
 
@@ -96,11 +123,7 @@ def build(
     from projects.bioscan_clip.data_tools.build import build as build_file
     from projects.bioscan_clip.data_tools.build import print_built
 
-    try:
-        built = build_file(dataset, root, out, image_package, storage, processes, text_tokenizer)
-    except (OSError, ValueError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(code=1) from error
+    built = build_file(dataset, root, out, image_package, storage, processes, text_tokenizer)
     print_built(built, out)
 
 
@@ -117,11 +140,7 @@ def repack(
     from projects.bioscan_clip.data_tools.repack import print_storage
     from projects.bioscan_clip.data_tools.repack import repack as repack_file
 
-    try:
-        repack_file(file, out, storage)
-    except (OSError, ValueError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(code=1) from error
+    repack_file(file, out, storage)
     print_storage(file, out)
     typer.echo(f"Every value of {out} is as in the source.")
 
@@ -136,11 +155,7 @@ def subset(
     """Write a smaller file with the same splits: whole species, with their keys and queries."""
     from projects.bioscan_clip.data_tools.subset import write_subset
 
-    try:
-        kept = write_subset(file, out, specimens, seed)
-    except (OSError, ValueError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(code=1) from error
+    kept = write_subset(file, out, specimens, seed)
     typer.echo(f"Wrote {out}: {kept} specimens ({out.stat().st_size / 1e6:.0f} MB)")
 
 
@@ -161,13 +176,9 @@ def verify(
     from projects.bioscan_clip.data_tools.verify import verify as verify_file
     from projects.bioscan_clip.data_tools.verify_report import print_report, save_report
 
-    try:
-        report = verify_file(file, None if every_photo else photos, processes)
-        if json is not None:
-            save_report(report, json)
-    except (OSError, ValueError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(code=1) from error
+    report = verify_file(file, None if every_photo else photos, processes)
+    if json is not None:
+        save_report(report, json)
     print_report(report)
     if report.count("error"):
         raise typer.Exit(code=1)
@@ -184,17 +195,13 @@ def describe(
     from projects.bioscan_clip.data_tools.describe import describe as describe_file
     from projects.bioscan_clip.data_tools.describe_report import print_description
 
-    try:
-        description = describe_file(file)
-        print_description(description)
-        if html is not None:
-            from projects.bioscan_clip.data_tools.describe_page import write_page
+    description = describe_file(file)
+    print_description(description)
+    if html is not None:
+        from projects.bioscan_clip.data_tools.describe_page import write_page
 
-            write_page(description, html)
-            typer.echo(f"Wrote {html}")
-    except (OSError, ValueError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(code=1) from error
+        write_page(description, html)
+        typer.echo(f"Wrote {html}")
 
 
 @app.command()
@@ -217,14 +224,10 @@ def results(
     from projects.bioscan_clip.reports.runs import collect_runs, unfinished_runs
     from projects.bioscan_clip.reports.summary import summarize
 
-    try:
-        summary = summarize(collect_runs(runs), query, key)
-        if out is not None:
-            text = render(summary, form)
-            write_whole(out, lambda path: path.write_text(text, "utf-8"))
-    except (OSError, ValueError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(code=1) from error
+    summary = summarize(collect_runs(runs), query, key)
+    if out is not None:
+        text = render(summary, form)
+        write_whole(out, lambda path: path.write_text(text, "utf-8"))
     for folder in unfinished_runs(runs):
         typer.echo(f"Left out: {folder} has no metrics.json; its run did not finish.", err=True)
     if form == "csv":  # has no place for them
@@ -260,11 +263,7 @@ def evaluate(
     """Score saved embeddings, without a model."""
     from projects.bioscan_clip.reports.evaluate_saved import evaluate_saved
 
-    try:
-        files = evaluate_saved(embeddings, out, report, search, restrict_to)
-    except (OSError, ValueError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(code=1) from error
+    files = evaluate_saved(embeddings, out, report, search, restrict_to)
     typer.echo(f"Saved in {out}: {', '.join(path.name for path in files)}")
 
 
@@ -274,7 +273,7 @@ def doctor(
         str | None, typer.Option(help="Experiment to check, such as bioscan_1m.")
     ] = None,
 ) -> None:
-    """Say what is fine, what is missing, and the command that mends it."""
+    """Say what is fine, what is missing, and the command that fixes it."""
     from projects.bioscan_clip.doctor import examine, print_findings
 
     findings = examine(experiment)
