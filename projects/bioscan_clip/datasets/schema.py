@@ -3,7 +3,8 @@
 Both published files (BIOSCAN-1M, 79.7 GB, and BIOSCAN-5M, 190.4 GB) follow it.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Literal
 
 RANKS: Final = ("order", "family", "genus", "species")
 """Taxonomic ranks, from the coarsest to the finest; the order of every label vector."""
@@ -52,3 +53,24 @@ SPLITS_5M: Final = (
     "test_unseen",
     "other_heldout",
 )
+
+Stage = Literal["val", "test"]
+Role = Literal["keys", "seen", "unseen", "tuning_seen", "tuning_unseen"]
+"""What specimens do in an evaluation: queries of seen and of unseen species take the labels of
+their nearest keys; thresholds are tuned on other queries than those that are scored."""
+
+TRAINING_SPLIT: Final = "no_split_and_seen_train"
+SEEN_KEYS: Final = "seen_keys"
+"""Those of the keys whose species are seen in training; the other keys are of unseen species."""
+
+EVALUATION_SPLITS: Final[Mapping[Stage, Mapping[Role, str]]] = {
+    "val": {"keys": "all_keys", "seen": "val_seen", "unseen": "val_unseen"},
+    "test": {
+        "keys": "all_keys",
+        "seen": "test_seen",
+        "unseen": "test_unseen",
+        "tuning_seen": "val_seen",
+        "tuning_unseen": "val_unseen",
+    },
+}
+"""The split of each role, at the validation of each epoch and at the test of a checkpoint."""
