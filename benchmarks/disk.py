@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from projects.bioscan_clip.datasets.hdf5 import HDF5Split
-from projects.bioscan_clip.datasets.sampler import WindowedSampler
+from projects.bioscan_clip.datasets.loader import WindowedSampler
 
 ROWS, WINDOW, BATCH = 32_768, 16_384, 400
 STORED = {"rows": {}, "chunks of the 5M builder": {"chunks": (32, 1850)}}

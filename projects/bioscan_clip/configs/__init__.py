@@ -18,7 +18,7 @@ from mmlearn.tasks import ContrastivePretraining
 from omegaconf import II, MISSING
 from peft import LoraConfig
 
-from projects.bioscan_clip.datasets.sampler import WindowedSampler
+from projects.bioscan_clip.datasets.loader import WindowedSampler
 from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
 from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
 from projects.bioscan_clip.encoders import BERT_SAMPLE, BarcodeBERT, TextEncoder

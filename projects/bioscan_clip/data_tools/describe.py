@@ -16,8 +16,7 @@ from PIL import Image
 from projects.bioscan_clip.data_tools.checks.columns import blocks, text_at
 from projects.bioscan_clip.data_tools.checks.layout import split_groups
 from projects.bioscan_clip.data_tools.checks.photos import choose_photos
-from projects.bioscan_clip.datasets.columns import Column
-from projects.bioscan_clip.datasets.files import open_file
+from projects.bioscan_clip.datasets.hdf5 import Column, PhotoStorage, open_file, photo_storage
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
     BIN_COLUMNS,
@@ -26,7 +25,6 @@ from projects.bioscan_clip.datasets.schema import (
     IMAGE_LENGTH,
     RANKS,
 )
-from projects.bioscan_clip.datasets.storage import PhotoStorage, photo_storage
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN, encode_column
 
 BIN: Final = "BIN"

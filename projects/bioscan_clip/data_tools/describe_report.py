@@ -17,7 +17,7 @@ from projects.bioscan_clip.data_tools.describe_summary import (
     photo_sizes,
     taxon_counts,
 )
-from projects.bioscan_clip.datasets.storage import PhotoStorage
+from projects.bioscan_clip.datasets.hdf5 import PhotoStorage
 
 
 def print_description(description: Description, console: Console | None = None) -> None:

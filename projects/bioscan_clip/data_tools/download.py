@@ -12,7 +12,7 @@ import httpx
 from rich.console import Console
 
 from projects.bioscan_clip.data_tools.writing import bytes_progress
-from projects.bioscan_clip.datasets.files import PARTIAL_SUFFIX
+from projects.bioscan_clip.datasets.hdf5 import PARTIAL_SUFFIX
 
 What = Literal["1m", "5m", "barcodebert", "clibd"]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from projects.bioscan_clip.datasets.files import PARTIAL_SUFFIX
+from projects.bioscan_clip.datasets.hdf5 import PARTIAL_SUFFIX
 
 _JOURNAL_SUFFIX = ".json"
 

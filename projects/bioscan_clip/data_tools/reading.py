@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from projects.bioscan_clip.data_tools.writing import SplitSource
-from projects.bioscan_clip.datasets.columns import Column, IntArray
-from projects.bioscan_clip.datasets.files import open_file
+from projects.bioscan_clip.datasets.hdf5 import Column, IntArray, open_file
 from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH
 
 _ROWS_AT_ONCE = 1 << 16

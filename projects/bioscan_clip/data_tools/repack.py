@@ -18,9 +18,8 @@ from projects.bioscan_clip.data_tools.writing import (
     bytes_progress,
     write_file,
 )
-from projects.bioscan_clip.datasets.files import open_file
+from projects.bioscan_clip.datasets.hdf5 import open_file, photo_storage
 from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH
-from projects.bioscan_clip.datasets.storage import photo_storage
 
 
 def repack(path: Path, out: Path, layout: PhotoLayout = "rows") -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from projects.bioscan_clip.data_tools.choosing import choose_specimens
 from projects.bioscan_clip.data_tools.reading import check_distinct, identity_of, split_sources
 from projects.bioscan_clip.data_tools.writing import write_file
-from projects.bioscan_clip.datasets.files import open_file
+from projects.bioscan_clip.datasets.hdf5 import open_file
 from projects.bioscan_clip.datasets.schema import IDENTIFIERS, RANKS
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN, encode_column
 

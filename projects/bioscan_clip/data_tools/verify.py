@@ -50,7 +50,7 @@ from projects.bioscan_clip.data_tools.checks.tokens import (
     names_and_tokens,
 )
 from projects.bioscan_clip.data_tools.verify_report import Report, SplitReport
-from projects.bioscan_clip.datasets.files import open_file
+from projects.bioscan_clip.datasets.hdf5 import open_file
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
     IDENTIFIERS,

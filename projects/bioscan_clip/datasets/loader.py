@@ -4,12 +4,139 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from mmlearn.datasets.core import CombinedDataset, DefaultDataCollator
-from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data.distributed import DistributedSampler
 
-from projects.bioscan_clip.datasets.batches import SpecimenBatches
 from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
+
+_MODALITIES = ("rgb", "dna", "text")
+
+
+class SpecimenBatches(Dataset[dict[str, Any]]):
+    """Read batches of specimens from data sets laid end to end.
+
+    Parameters
+    ----------
+    datasets : sequence of BIOSCANInsectDataset
+        The data sets, as in mmlearn's ``CombinedDataset``.
+    seed : int
+        Seed of augmentation.
+
+    Attributes
+    ----------
+    epoch : torch.Tensor
+        int64, shape ``()``; the current epoch, on which augmentation depends. In shared memory, so
+        that workers which live longer than one epoch see it change.
+    """
+
+    def __init__(self, datasets: Sequence[BIOSCANInsectDataset], seed: int) -> None:
+        self.datasets = list(datasets)
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._seed = seed
+        self._ends = np.cumsum([len(dataset) for dataset in self.datasets])
+
+    def __len__(self) -> int:
+        """Return the number of specimens in all."""
+        return int(self._ends[-1])
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Read one batch.
+
+        Parameters
+        ----------
+        indices : sequence of int
+            Positions in the data sets laid end to end, length ``B``.
+
+        Returns
+        -------
+        dict
+            As :meth:`BIOSCANInsectDataset.read_batch`, with mmlearn's ``dataset_index``, int64
+            ``(B,)``, and ``example_ids``, for each modality int64 ``(B, 2)``.
+        """
+        positions = np.array(indices, dtype=np.int64)
+        sources = np.searchsorted(self._ends, positions, side="right")
+        grouped = np.argsort(sources, kind="stable")  # PyTorch's name for the order of the parts
+        parts = [
+            self._read_part(int(source), positions[grouped][sources[grouped] == source])
+            for source in np.unique(sources)
+        ]
+        back = torch.from_numpy(np.argsort(grouped))
+        batch: dict[str, Any] = (
+            parts[0]
+            if len(parts) == 1
+            else {key: torch.cat([part[key] for part in parts])[back] for key in parts[0]}
+        )
+        ids = torch.stack([batch["dataset_index"], batch["example_index"]], dim=1)
+        return batch | {"example_ids": dict.fromkeys(_MODALITIES, ids)}
+
+    def _read_part(self, source: int, positions: np.ndarray) -> dict[str, torch.Tensor]:
+        dataset = self.datasets[source]
+        first = int(self._ends[source]) - len(dataset)
+        seed = (self._seed, int(self.epoch), source)
+        part = dataset.read_batch((positions - first).tolist(), seed)
+        return part | {"dataset_index": torch.full((len(positions),), source)}
+
+
+class WindowedSampler(DistributedSampler[Any]):
+    """Shuffle within windows of neighbouring rows, one window after the other.
+
+    A full shuffle reads single rows from all over a file. Here the rows of a window come from one
+    stretch of it, which the operating system reads and keeps in memory while the window lasts. The
+    windows come in random order, and begin elsewhere in each epoch.
+
+    Parameters
+    ----------
+    dataset : torch.utils.data.Dataset
+        What is sampled.
+    window : int, default=16384
+        Rows per window. A batch is drawn from as many specimens, so it should be many batches long.
+    num_replicas, rank : int, default=1, 0
+        Number of processes, and which of them this is. They share the windows.
+    seed : int, default=0
+        Seed of the order; the same in all processes.
+    drop_last : bool, default=False
+        Whether to leave out the rows that do not divide evenly among processes, instead of
+        repeating some.
+
+    Raises
+    ------
+    ValueError
+        If `window` is not positive.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        window: int = 16384,
+        num_replicas: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+        drop_last: bool = False,
+        shuffle: bool = True,
+    ) -> None:
+        if window < 1:
+            raise ValueError(f"`window` must be at least 1 row, but is {window}.")
+        super().__init__(dataset, num_replicas, rank, shuffle, seed, drop_last)
+        self.window = window
+        self._rows = len(dataset)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the positions of this process, in this epoch's order."""
+        order = self._windows() if self.shuffle else torch.arange(self._rows)
+        repeats = -(-self.total_size // len(order))
+        shared = order.repeat(repeats)[: self.total_size]
+        return iter(shared[self.rank :: self.num_replicas].tolist())
+
+    def _windows(self) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        begin = int(torch.randint(self.window, (), generator=generator))
+        windows = (torch.arange(self._rows) + begin) // self.window
+        places = torch.randperm(int(windows.max()) + 1, generator=generator)
+        shuffled = torch.randperm(self._rows, generator=generator)
+        return shuffled[torch.argsort(places[windows[shuffled]], stable=True)]
 
 
 class ResumableSampler(Sampler[int]):

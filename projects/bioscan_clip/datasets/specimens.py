@@ -13,9 +13,7 @@ from mmlearn.datasets.core import Example
 from torch.utils.data import Dataset, get_worker_info
 from torchvision.io import ImageReadMode, decode_image
 
-from projects.bioscan_clip.datasets.augmentation import draw_augmentation
-from projects.bioscan_clip.datasets.columns import IntArray
-from projects.bioscan_clip.datasets.hdf5 import BadRowError, HDF5Split
+from projects.bioscan_clip.datasets.hdf5 import BadRowError, HDF5Split, IntArray
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
     DNA_FEATURES,
@@ -27,6 +25,7 @@ from projects.bioscan_clip.datasets.schema import (
 from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
 from projects.bioscan_clip.datasets.transforms import (
     POSE,
+    draw_augmentation,
     evaluation_view,
     finish_batch,
     training_view,

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import torch
 
-from projects.bioscan_clip.datasets.files import open_file
+from projects.bioscan_clip.datasets.hdf5 import open_file
 from projects.bioscan_clip.datasets.schema import NOT_CLASSIFIED, RANKS
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN, encode_taxa
 from projects.bioscan_clip.reports.clibd_features import (

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from projects.bioscan_clip.datasets.files import open_file
+from projects.bioscan_clip.datasets.hdf5 import open_file
 from projects.bioscan_clip.datasets.schema import IDENTIFIERS, NOT_CLASSIFIED, RANKS
 from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
 

@@ -16,8 +16,7 @@ from PIL import Image
 from projects.bioscan_clip.data_tools.checks.columns import IntArray
 from projects.bioscan_clip.data_tools.checks.finding import Finding, Problem
 from projects.bioscan_clip.data_tools.cores import available_cores
-from projects.bioscan_clip.datasets.columns import Column
-from projects.bioscan_clip.datasets.files import open_file
+from projects.bioscan_clip.datasets.hdf5 import Column, open_file
 from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH
 
 _PHOTOS_AT_ONCE = 128
