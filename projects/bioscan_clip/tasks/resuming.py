@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
@@ -108,6 +109,17 @@ class SaveWhenAsked(Callback):
         if self._asked == _SAVE_AND_REQUEUE:
             self._go_back_to_the_queue()
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Let an error end the whole job, and say by the status that a signal did."""
+        if isinstance(exception, SystemExit):
+            if exception.code is None:  # Lightning's, for SIGTERM before the first step
+                exception.code = 128 + signal.SIGTERM
+        elif trainer.strategy.launcher is not None:
+            # Other processes that Lightning started may wait for this one without end.
+            trainer.strategy.launcher.kill(signal.SIGKILL)
+
     def _note(self, signum: int, frame: FrameType | None) -> None:
         logger.warning("Got %s; saving after this step.", signal.Signals(signum).name)
         asked = _SAVE if signum == signal.SIGTERM else _SAVE_AND_REQUEUE
@@ -132,16 +144,34 @@ def _log_step(trainer: Trainer) -> None:
 
 
 def _leave_signals_to_this_process(loaders: Iterable[Any]) -> None:
-    """Let workers ignore the signals that SLURM sends to every process of a job."""
+    """Let workers survive the signals that SLURM sends to every process of a job."""
     for loader in loaders:
         if isinstance(loader, DataLoader) and loader.worker_init_fn is None:
             loader.worker_init_fn = _begin_worker
 
 
 def _begin_worker(worker: int) -> None:
-    for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for signum in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)
+    if hasattr(signal, "sigtimedwait"):  # not on macOS, where there is no SLURM either
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     pl_worker_init_function(worker)  # what Lightning would have set
+
+
+def _end_with_parent() -> None:
+    """End this worker when its training does, but by nobody else's SIGTERM.
+
+    A training that ends by an error sends its workers SIGTERM and waits for them. SLURM sends the
+    same signal to every process, and then the training needs its workers to finish a step and save.
+    What tells the two apart is the sender.
+    """
+    parent = os.getppid()
+    while os.getppid() == parent:
+        received = signal.sigtimedwait({signal.SIGTERM}, 1)
+        if received is not None and received.si_pid == parent:
+            break
+    os._exit(0)  # at once, whatever the worker is doing
 
 
 def _is_submitit() -> bool:
