@@ -217,28 +217,12 @@ def results(
         typer.Option("--format", help="How to write the table."),
     ] = "rich",
     out: Annotated[Path | None, typer.Option(help="A file to write it to.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Print accuracies of runs, their mean and deviation, beside published figures."""
-    from projects.bioscan_clip.reports.metrics_files import write_whole
-    from projects.bioscan_clip.reports.results_formats import print_summary, render
-    from projects.bioscan_clip.reports.runs import collect_runs, unfinished_runs
-    from projects.bioscan_clip.reports.summary import summarize
+    from projects.bioscan_clip.reports.results_table import print_results
 
-    summary = summarize(collect_runs(runs), query, key)
-    if out is not None:
-        text = render(summary, form)
-        write_whole(out, lambda path: path.write_text(text, "utf-8"))
-    for folder in unfinished_runs(runs):
-        typer.echo(f"Left out: {folder} has no metrics.json; its run did not finish.", err=True)
-    if form == "csv":  # has no place for them
-        for line in (*summary.caveats, *summary.notes):
-            typer.echo(line, err=True)
-    if out is not None:
-        typer.echo(f"Wrote {out}")
-    elif form == "rich":
-        print_summary(summary)
-    else:
-        typer.echo(render(summary, form), nl=False)
+    print_results(runs, query, key, form, out, force)
 
 
 @app.command()

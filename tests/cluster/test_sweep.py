@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from projects.bioscan_clip.reports.runs import collect_runs
+from projects.bioscan_clip.reports.results import collect_runs
 
 pytestmark = pytest.mark.cluster
 

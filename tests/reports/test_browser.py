@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from projects.bioscan_clip.reports.page import write_page
-from projects.bioscan_clip.reports.published import load_published
+from projects.bioscan_clip.reports.results import load_published
 
 PLOTS = ("accuracy", "classes", "similarity", "map")
 

@@ -9,7 +9,7 @@ import torch
 
 from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.reports.page import write_page
-from projects.bioscan_clip.reports.published import load_published
+from projects.bioscan_clip.reports.results import load_published
 from projects.bioscan_clip.reports.specimens import Specimens
 from projects.bioscan_clip.scoring.evaluation import evaluate
 from projects.bioscan_clip.scoring.mistakes import mistake_table

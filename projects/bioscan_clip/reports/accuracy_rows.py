@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from projects.bioscan_clip.datasets.schema import RANKS
-from projects.bioscan_clip.reports.published import Published, Source
+from projects.bioscan_clip.reports.results import Published, Source
 from projects.bioscan_clip.reports.wording import MAIN_PAIRS, Pair, pair_name
 
 AVERAGES: Final = ("micro", "macro")

@@ -18,7 +18,7 @@ from projects.bioscan_clip.reports.map_plot import map_plot
 from projects.bioscan_clip.reports.mistake_plot import mistake_plot
 from projects.bioscan_clip.reports.nearest import nearest_names
 from projects.bioscan_clip.reports.plot import Plot
-from projects.bioscan_clip.reports.published import Published
+from projects.bioscan_clip.reports.results import Published
 from projects.bioscan_clip.reports.similarity_plot import similarity_plot
 from projects.bioscan_clip.reports.specimens import Specimens
 from projects.bioscan_clip.reports.wording import Pair, in_order, pair_name

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, get_args
 from projects.bioscan_clip.reports.metrics_files import save_about, save_metrics, save_table
 from projects.bioscan_clip.reports.page import write_page
 from projects.bioscan_clip.reports.predictions import save_predictions
-from projects.bioscan_clip.reports.published import load_published
+from projects.bioscan_clip.reports.results import load_published
 from projects.bioscan_clip.reports.sets import EvaluatedSets
 from projects.bioscan_clip.reports.wandb import log_report
 from projects.bioscan_clip.scoring.evaluation import Evaluation

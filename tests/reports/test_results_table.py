@@ -10,9 +10,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from projects.bioscan_clip.cli import app
-from projects.bioscan_clip.reports.results_formats import print_summary, render, tidy
-from projects.bioscan_clip.reports.runs import collect_runs
-from projects.bioscan_clip.reports.summary import summarize
+from projects.bioscan_clip.reports.results import collect_runs, summarize
+from projects.bioscan_clip.reports.results_table import print_summary, render, tidy
 from tests.reports.fake_runs import (
     CELLS,
     SEEDS,
@@ -101,11 +100,19 @@ def test_one_run_in_csv_has_no_deviation(tmp_path):
 def test_latex_escapes_what_it_must(tmp_path):
     run = write_1m(tmp_path / "run", 0, experiment=r"50%_of{a}&b\c#$~^")
     text = render(summarize(collect_runs([run])), "latex")
-    expected = r"50\%\_of\{a\}\&b\textbackslash{}c\#\$\textasciitilde{}\textasciicircum{}"
+    expected = r"50\%\_of\{a\}\&b\textbackslash{}c\#\$\textasciitilde{}\^{}"
     assert f"this run: {expected}, " in text
     for part in (r"\toprule", r"\bottomrule", r"\begin{tabular}{llrrrr}", r"\end{table}"):
         assert text.count(part) == 1
     assert text.count("{") == text.count("}")
+
+
+def test_markdown_escapes_what_it_must(tmp_path):
+    name = "a|b*c_d`e`[f](g)<img src=x onerror=alert(1)>&amp;#h\\"
+    run = write_1m(tmp_path / "run", 0, experiment=name)
+    text = render(summarize(collect_runs([run])), "markdown")
+    expected = r"a\|b\*c\_d\`e\`\[f\](g)\<img src=x onerror=alert(1)\>\&amp;\#h\\"
+    assert f"- this run: {expected}, " in text
 
 
 @pytest.mark.parametrize("form", ["markdown", "latex", "rich"])
@@ -141,6 +148,7 @@ def test_one_run_shows_the_usual_pairs_and_compares_only_the_published_data(tmp_
     assert "mmlearn qv" in published
     assert "mmlearn" not in sample
     assert "Not compared with published figures, which are of other data." in sample
+    assert "micro, seen" not in sample
 
 
 def test_table_fits_a_terminal_of_80_columns(tmp_path):
@@ -164,8 +172,20 @@ def test_command(sweep, tmp_path):
     for form in ("rich", "markdown", "latex", "csv"):
         out = tmp_path / "out" / form
         code, output, _ = invoke(sweep / "0", sweep / "1", "--format", form, "--out", out)
-        assert (code, output.replace("\n", "")) == (0, f"Wrote {out}")
+        assert (code, len(rich_rows(output))) == (0, 17)
+        assert output.replace("\n", "").endswith(f"Wrote {out}")
         assert out.read_text() == render(summarize(collect_runs([sweep / "0", sweep / "1"])), form)
+
+
+def test_a_file_is_replaced_by_force_only(sweep, tmp_path):
+    out = tmp_path / "table.md"
+    out.write_text("mine")
+    code, output, error = invoke(sweep, "--out", out)
+    assert (code, output) == (1, "")
+    assert "exists. Use --force" in error.replace("\n", " ")
+    assert out.read_text() == "mine"
+    assert invoke(sweep, "--out", out, "--force", "--format", "markdown")[0] == 0
+    assert out.read_text().startswith("**Top-1")
 
 
 def test_csv_is_alone_on_standard_output(sweep):
@@ -183,7 +203,8 @@ def test_csv_is_alone_on_standard_output(sweep):
     [
         (["{0}", "--query", "wing"], "No run has accuracies of wing to dna"),
         (["{0}/none"], "There is no folder"),
-        (["{0}", "--out", "{0}/0/metrics.json/table"], "metrics.json"),
+        (["{0}", "--out", "{0}/0/metrics.json/table"], "metrics.json is not a folder"),
+        (["{0}/none", "--out", "{0}"], "is a folder"),
     ],
 )
 def test_bad_input_is_one_line(sweep, arguments, words):

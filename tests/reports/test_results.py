@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from projects.bioscan_clip.datasets.schema import RANKS
-from projects.bioscan_clip.reports.published import load_published
-from projects.bioscan_clip.reports.runs import collect_runs, unfinished_runs
-from projects.bioscan_clip.reports.summary import summarize
+from projects.bioscan_clip.reports.results import (
+    collect_runs,
+    load_published,
+    summarize,
+    unfinished_runs,
+)
 from tests.reports.fake_runs import (
     CELLS,
     SEEDS,
@@ -22,7 +25,7 @@ from tests.reports.fake_runs import (
     write_sweep,
 )
 
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture
@@ -69,8 +72,7 @@ def test_mean_and_deviation_over_seeds(summary):
         for source, figure in zip(
             summary.sources, readme_table()[rank, average, split], strict=True
         ):
-            difference = summary.difference(source)[rank, average, split]
-            assert difference == pytest.approx(statistics.mean(values) - figure)
+            assert source.percent[rank, average, split] == figure
 
 
 def test_one_run_has_no_deviation(tmp_path):
@@ -89,7 +91,7 @@ def test_test_numbers_are_preferred_to_validation(tmp_path):
     metrics = accuracies(0) | accuracies(1, stage="val")
     (run,) = collect_runs([write_run(tmp_path / "run", metrics)])
     name = "rgb_to_dna/seen/micro/top1/order"
-    assert run.stage == "test"
+    assert run.facts["stage"] == "test"
     assert run.metrics[name] == metrics[f"test/{name}"]
 
 
@@ -115,9 +117,13 @@ def test_seed_of_a_resumed_training_is_its_own(tmp_path):
     assert collect_runs([second])[0].seed == 2
 
 
-def test_seed_of_a_checkpoint_from_elsewhere_is_the_evaluations(tmp_path):
-    run = write_run(tmp_path / "r", accuracies(0), config(5, checkpoint="/elsewhere/c/best.ckpt"))
-    assert collect_runs([run])[0].seed == 5
+def test_seed_of_a_checkpoint_from_elsewhere_is_unknown_unless_told(tmp_path):
+    """The evaluation's own, 5, is that of nothing."""
+    told = config(5, checkpoint="/elsewhere/c/best.ckpt")
+    run = write_run(tmp_path / "r", accuracies(0), told)
+    assert collect_runs([run])[0].seed is None
+    (run / "evaluation.json").write_text('{"seed": 3}')
+    assert collect_runs([run])[0].seed == 3
 
 
 def test_repeated_and_unknown_seeds_are_said(tmp_path):
@@ -148,18 +154,23 @@ def test_validation_is_said_and_differs_from_the_paper(tmp_path):
     [
         ({"splits": SPLITS_1M | {"keys": {"all_keys": 300}}}, False, "my.hdf5 with 300 keys"),
         ({"config": config(0, variable="BIOSCAN_5M_HDF5")}, False, "BIOSCAN_5M_HDF5"),
+        ({"splits": SPLITS_1M, "restrict_to": {"order": ["Diptera"]}}, False, "Other data"),
         ({"config": config(0)}, None, "do not tell how many keys"),
         ({}, None, "do not tell how many keys"),
         ({"splits": SPLITS_1M}, True, "Other splits"),
     ],
 )
 def test_other_data_are_said(tmp_path, run, on_published_data, words):
-    folder = write_run(tmp_path / "run", accuracies(0), **{"file": "my.hdf5", "seed": 0} | run)
-    if "splits" not in run:
-        (folder / "evaluation.json").unlink()
-    summary = summarize(collect_runs([folder]))
+    for name in ("a", "b"):
+        told = {"file": "my.hdf5", "seed": 0} | run
+        folder = write_run(tmp_path / name, accuracies(0), **told)
+        if "splits" not in run:
+            (folder / "evaluation.json").unlink()
+    summary = summarize(collect_runs([tmp_path]))
     assert summary.on_published_data is on_published_data
     assert words in summary.caveats[0]
+    alone = summarize(summary.runs[:1])
+    assert (len(alone.sources) == 0) is (on_published_data is False)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +185,12 @@ def test_other_data_are_said(tmp_path, run, on_published_data, words):
             {"splits": SPLITS_1M | {"seen": {"val_seen": 100}}},
             "split of seen: test_seen ({0}/0 {0}/1), val_seen ({0}/2)",
         ),
+        (
+            {"restrict_to": {"order": ["Diptera", "Coleoptera"], "family": ["Culicidae"]}},
+            "restricted to: all taxa ({0}/0 {0}/1), the order Diptera or Coleoptera and the family "
+            "Culicidae ({0}/2)",
+        ),
+        ({"untrained": True}, "weights: trained ({0}/0 {0}/1), untrained ({0}/2)"),
     ],
 )
 def test_mixed_runs_are_refused_by_name(sweep, changed, words):
@@ -229,18 +246,54 @@ def test_a_pair_without_published_figures(tmp_path):
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
-        ("metrics.json", "{", "metrics.json is not JSON"),
-        ("metrics.json", "[1]", "metrics.json holds no JSON object"),
+        ("metrics.json", "{", "metrics.json cannot be read"),
+        ("metrics.json", "[1]", "metrics.json holds no values by name"),
         ("metrics.json", '{"test/x": "high"}', "metrics.json holds no numbers"),
+        ("metrics.json", '{"test/x": true}', "metrics.json holds no numbers"),
         ("metrics.json", "{}", "metrics.json holds no numbers"),
-        ("evaluation.json", "no", "evaluation.json is not JSON"),
-        (".hydra/config.yaml", "a: [", "config.yaml is not YAML"),
+        ("metrics.json", '{"test/a/b/micro/top1/order": 1.5}', "order is 1.5, but accuracies lie"),
+        ("metrics.json", '{"test/a/b/macro/top1/order": -0.1}', "is -0.1, but accuracies lie"),
+        ("metrics.json", '{"test/a/b/micro/top1/order": NaN}', "is nan, but accuracies lie"),
+        ("evaluation.json", "no", "evaluation.json cannot be read"),
+        ("evaluation.json", "[]", "evaluation.json holds no values by name"),
+        ("evaluation.json", '{"splits": [1]}', "evaluation.json is not as an evaluation writes it"),
+        ("evaluation.json", '{"splits": {"keys": 7}}', "evaluation.json is not as"),
+        ("evaluation.json", '{"splits": {"keys": {"a": "7"}}}', "evaluation.json is not as"),
+        ("evaluation.json", '{"seed": "zero"}', "evaluation.json is not as"),
+        ("evaluation.json", '{"restrict_to": {"order": 5}}', "evaluation.json is not as"),
+        (".hydra/config.yaml", "a: [", "config.yaml cannot be read"),
     ],
 )
 def test_damaged_files_are_named(sweep, file, text, words):
     (sweep / "1" / file).write_text(text)
     with pytest.raises(ValueError, match=words):
         collect_runs([sweep])
+
+
+def test_numbers_that_are_no_accuracies_may_be_any(sweep):
+    path = sweep / "1" / "metrics.json"
+    told = {"test/rgb_to_dna/seen/mistake/top1/mean": 2.5}
+    path.write_text(json.dumps(json.loads(path.read_text()) | told))
+    assert len(collect_runs([sweep])) == 3
+
+
+def test_untrained_and_restricted_runs_are_said_to_be(tmp_path):
+    told = {"untrained": True, "restrict_to": "flies.txt"}
+    for seed in (0, 1):
+        write_1m(tmp_path / str(seed), seed, **told)
+    notes = summarize(collect_runs([tmp_path])).notes
+    assert notes[0].startswith("Untrained: random weights were scored")
+    assert notes[1].startswith("Restricted to the taxa in flies.txt:")
+
+
+def test_validation_data_are_one_evaluation_with_what_is_scored_from_its_file(tmp_path):
+    """By `job_type=eval`, and by `bioscan-clip evaluate` of its embeddings: no config there."""
+    splits = SPLITS_1M | {"seen": {"val_seen": 50}, "unseen": {"val_unseen": 40}}
+    write_1m(tmp_path / "eval", 0, splits=splits, config=config(0))
+    write_1m(tmp_path / "scored", 0, splits=splits)
+    summary = summarize(collect_runs([tmp_path]))
+    assert summary.facts["split of unseen"] == "val_unseen"
+    assert not any("mmlearn" in caveat for caveat in summary.caveats)
 
 
 def test_a_folder_without_runs(tmp_path):
