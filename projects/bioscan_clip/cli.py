@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from projects.bioscan_clip.files import check_output
+
 
 class Commands(TyperGroup):
     """Commands that raise OSError or ValueError for what the user can correct.
@@ -27,6 +29,8 @@ class Commands(TyperGroup):
             typer.echo(f"Error: {sentence}", err=True)
             raise typer.Exit(code=1) from error
 
+
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_show_locals=False)
 data = typer.Typer(help="Get, make and check data files.", no_args_is_help=True)
@@ -60,28 +64,14 @@ def sample(
     species: Annotated[int, typer.Option(help="Number of species with a name.")] = 200,
     specimens: Annotated[int, typer.Option(help="Number of specimens in all.")] = 4000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    force: Force = False,
 ) -> None:
     """Write a synthetic file in the layout of BIOSCAN-1M: invented insects to try things on."""
     from projects.bioscan_clip.sample.file import write_sample
 
+    check_output(out, force=force)
     write_sample(out, n_species=species, n_specimens=specimens, seed=seed)
     typer.echo(f"Wrote {out} ({out.stat().st_size / 1e6:.0f} MB)")
-
-
-@data.command()
-def download(
-    what: Annotated[
-        Literal["1m", "5m", "barcodebert", "clibd"],
-        typer.Argument(help="A data file, BarcodeBERT's weights, or CLIBD's partition of 1M."),
-    ],
-    to: Annotated[Path, typer.Option(help="The folder to put it in.")] = Path(),
-    url: Annotated[str | None, typer.Option(help="Another address of the same file.")] = None,
-) -> None:
-    """Fetch what is published; run it again to go on."""
-    from projects.bioscan_clip.data_tools.download import download as fetch_published
-
-    next_step = fetch_published(what, to, url)
-    typer.echo(next_step)
 
 
 @data.command()
@@ -91,11 +81,12 @@ def split(
     seed: Annotated[int, typer.Option(help="The same seed gives the same partition.")] = 0,
     species_column: Annotated[str, typer.Option(help="Column of the species.")] = "species",
     id_column: Annotated[str, typer.Option(help="Column of the specimen's id.")] = "sampleid",
+    force: Force = False,
 ) -> None:
     """Partition specimens as the paper does: seen and unseen species, queries and keys."""
-    from projects.bioscan_clip.data_tools.split_table import print_counts, split_table
+    from projects.bioscan_clip.data_tools.splits import print_counts, split_table
 
-    counts = split_table(metadata, out, seed, species_column, id_column)
+    counts = split_table(metadata, out, seed, species_column, id_column, force)
     print_counts(counts)
 
 
@@ -107,10 +98,6 @@ def build(
     image_package: Annotated[
         str, typer.Option(help="Which pictures: a folder of `images`.")
     ] = "cropped_256",
-    storage: Annotated[
-        Literal["rows", "variable-length"],
-        typer.Option(help="Photos: padded to rows of one width, or each of its own length."),
-    ] = "rows",
     processes: Annotated[
         int | None,
         typer.Option(min=1, help="Processes that read pictures; as many as cores if not given."),
@@ -118,12 +105,13 @@ def build(
     text_tokenizer: Annotated[
         str, typer.Option(help="Hugging Face tokenizer of names: a name, or a folder.")
     ] = "prajjwal1/bert-small",
+    force: Force = False,
 ) -> None:
-    """Build a file from the published metadata and pictures; run it again to go on."""
+    """Build a file from the published metadata and pictures; run it again to resume."""
     from projects.bioscan_clip.data_tools.build import build as build_file
     from projects.bioscan_clip.data_tools.build import print_built
 
-    built = build_file(dataset, root, out, image_package, storage, processes, text_tokenizer)
+    built = build_file(dataset, root, out, image_package, processes, text_tokenizer, force)
     print_built(built, out)
 
 
@@ -131,16 +119,14 @@ def build(
 def repack(
     file: Annotated[Path, typer.Argument(help="The HDF5 file to read.")],
     out: Annotated[Path, typer.Option(help="The HDF5 file to write.")],
-    storage: Annotated[
-        Literal["rows", "variable-length"],
-        typer.Option(help="Photos: padded to rows of one width, or each of its own length."),
-    ] = "rows",
+    force: Force = False,
 ) -> None:
-    """Rewrite a file so that reading one photo costs one photo; run it again to go on."""
+    """Rewrite a file so that reading one photo costs one photo; run it again to resume."""
     from projects.bioscan_clip.data_tools.repack import print_storage
     from projects.bioscan_clip.data_tools.repack import repack as repack_file
 
-    repack_file(file, out, storage)
+    check_output(out, [file], force)
+    repack_file(file, out)
     print_storage(file, out)
     typer.echo(f"Every value of {out} is as in the source.")
 
@@ -151,10 +137,12 @@ def subset(
     out: Annotated[Path, typer.Option(help="The HDF5 file to write.")],
     specimens: Annotated[int, typer.Option(help="How many specimens to keep, in all splits.")],
     seed: Annotated[int, typer.Option(help="The same seed keeps the same specimens.")] = 0,
+    force: Force = False,
 ) -> None:
     """Write a smaller file with the same splits: whole species, with their keys and queries."""
     from projects.bioscan_clip.data_tools.subset import write_subset
 
+    check_output(out, [file], force)
     kept = write_subset(file, out, specimens, seed)
     typer.echo(f"Wrote {out}: {kept} specimens ({out.stat().st_size / 1e6:.0f} MB)")
 
@@ -171,15 +159,18 @@ def verify(
         typer.Option(min=1, help="Processes that decode photos; as many as cores if not given."),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the report to this file.")] = None,
+    force: Force = False,
 ) -> None:
     """Check a file: layout, photos, labels, splits, barcodes and tokens; status 1 on errors."""
     from projects.bioscan_clip.data_tools.verify import verify as verify_file
     from projects.bioscan_clip.data_tools.verify_report import print_report, save_report
 
+    if json is not None:
+        check_output(json, [file], force)
     report = verify_file(file, None if every_photo else photos, processes)
+    print_report(report)
     if json is not None:
         save_report(report, json)
-    print_report(report)
     if report.count("error"):
         raise typer.Exit(code=1)
 
@@ -190,11 +181,14 @@ def describe(
     html: Annotated[
         Path | None, typer.Option(help="Also write a page with plots, which opens offline.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Say what a file holds: specimens and taxa per split, labels, barcodes, photos, storage."""
     from projects.bioscan_clip.data_tools.describe import describe as describe_file
     from projects.bioscan_clip.data_tools.describe_report import print_description
 
+    if html is not None:
+        check_output(html, [file], force)
     description = describe_file(file)
     print_description(description)
     if html is not None:

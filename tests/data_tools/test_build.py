@@ -4,9 +4,6 @@ What was built is compared with that file, and what was killed with what was not
 """
 
 import csv
-import errno
-import hashlib
-import json
 import os
 import shutil
 import signal
@@ -17,9 +14,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
-from projects.bioscan_clip.data_tools import spool
+from projects.bioscan_clip.data_tools import build as builder
+from projects.bioscan_clip.data_tools import published
 from projects.bioscan_clip.data_tools.build import build
 from projects.bioscan_clip.data_tools.verify import verify
 from projects.bioscan_clip.datasets.schema import RANKS
@@ -64,8 +63,13 @@ def small(tmp_path, sample_file):
     return tmp_path / "root"
 
 
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def values_in(path: Path) -> dict:
+    with h5py.File(path) as file:
+        return {
+            f"{split}/{name}": column[:].tobytes()
+            for split, group in file.items()
+            for name, column in group.items()
+        }
 
 
 def picture_of(group: h5py.Group, row: int) -> bytes:
@@ -105,23 +109,9 @@ def test_built_file_is_sound(built_1m):
     assert report.count("error") == 0
 
 
-def test_built_file_can_be_trained_on(built_1m, tmp_path):
-    program = Path(sys.executable).parent / "mmlearn_run"
-    search_path = "hydra.searchpath=[pkg://projects.bioscan_clip.configs]"
-    options = ["trainer.max_steps=2", "trainer.limit_val_batches=0", "hydra.run.dir=run"]
-    subprocess.run(
-        [program, search_path, "+experiment=bioscan_sample", *options],
-        env=os.environ | {"BIOSCAN_SAMPLE_HDF5": str(built_1m), "CUDA_VISIBLE_DEVICES": ""},
-        cwd=tmp_path,
-        check=True,
-        timeout=300,
-    )
-    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
-
-
 SMALL_BLOCKS = """
-from projects.bioscan_clip.data_tools import spool, writing
-spool._BLOCK, writing._BLOCK_BYTES = 100, 1 << 18
+from projects.bioscan_clip.data_tools import build, writing
+build._BLOCK, writing._BLOCK_BYTES = 100, 1 << 18
 from projects.bioscan_clip.cli import app
 app()
 """
@@ -148,44 +138,74 @@ def kill_when(process: subprocess.Popen, condition) -> None:
     process.wait()
 
 
-def test_killed_build_goes_on_and_ends_with_the_same_bytes(root_1m, built_1m, tokenizer, tmp_path):
+def lines_of(journal: Path) -> int:
+    return len(journal.read_bytes().splitlines()) if journal.exists() else 0
+
+
+def test_killed_build_resumes_and_ends_with_the_same_values(root_1m, built_1m, tokenizer, tmp_path):
     out = tmp_path / "1m.hdf5"
-    journal, rows = tmp_path / "1m.hdf5.photos.journal", tmp_path / "1m.hdf5.partial.json"
-
-    def pictures_read() -> int:
-        lines = journal.read_bytes().splitlines()[1:] if journal.exists() else []
-        return sum(len(json.loads(line)["lengths"]) for line in lines)
-
+    pictures, blocks = tmp_path / "1m.hdf5.pictures.json", tmp_path / "1m.hdf5.partial.json"
     with start_build(root_1m, out, tokenizer) as process:
-        kill_when(process, lambda: pictures_read() >= 500)
-    assert 500 <= pictures_read() < 2000
-    assert not out.exists()
-    with (tmp_path / "1m.hdf5.photos").open("ab") as pictures:
-        pictures.write(b"what the journal does not tell of")
-    with journal.open("ab") as notes:
-        notes.write(b'{"lengths": [1, 2')  # as a power cut may leave it
-
+        kill_when(process, lambda: lines_of(pictures) > 5)
+    assert lines_of(pictures) < 20
+    with pictures.open("ab") as notes:
+        notes.write(b"[1, 2")  # as a power cut may leave it
     with start_build(root_1m, out, tokenizer) as process:
-        kill_when(process, lambda: rows.exists() and json.loads(rows.read_text())["rows"] > 300)
+        kill_when(process, lambda: lines_of(blocks) > 5)
     assert not out.exists()
+    assert sum(path.stat().st_blocks for path in tmp_path.iterdir()) * 512 < 1.2 * (
+        built_1m.stat().st_size
+    )  # so there is no second copy of the pictures
 
     with start_build(root_1m, out, tokenizer) as process:
         output = process.communicate()[0]
     assert process.returncode == 0, output
     assert "2,000 pictures" in output
-    assert digest(out) == digest(built_1m)
+    assert values_in(out) == values_in(built_1m)
     assert [path.name for path in tmp_path.iterdir()] == ["1m.hdf5"]
 
 
-def test_variable_length(root_1m, built_1m, tokenizer, tmp_path):
-    out = tmp_path / "1m.hdf5"
-    build("1m", root_1m, out, layout="variable-length", text_tokenizer=tokenizer)
-    with h5py.File(out) as ragged, h5py.File(built_1m) as padded:
-        group, expected = ragged["val_seen"], padded["val_seen"]
-        assert group["image"].dtype.hasobject
-        for row in range(0, len(group["species"]), 7):
-            assert group["image"][row].tobytes() == picture_of(expected, row)
-    assert out.stat().st_size < built_1m.stat().st_size
+def die(path: Path) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def test_a_killed_process_ends_the_build(small, tokenizer, tmp_path, monkeypatch):
+    """As the kernel does for want of memory."""
+    monkeypatch.setattr(builder, "check_picture", die)
+    with pytest.raises(OSError, match=r"was killed, perhaps for want of memory\. Run the same"):
+        build("1m", small, tmp_path / "1m.hdf5", text_tokenizer=tokenizer)
+
+
+def test_barcodes_belong_to_their_specimens_in_any_order(small, tokenizer, tmp_path, monkeypatch):
+    """A table that the reader merges may be in another order than the file."""
+    load = published._load_1m
+    monkeypatch.setattr(published, "_load_1m", lambda path: load(path)[::-1].reset_index(drop=True))
+    build("1m", small, tmp_path / "1m.hdf5", text_tokenizer=tokenizer)
+    table = pd.read_csv(next(small.glob("bioscan1m/*.tsv")), sep="\t", index_col="sampleid")
+    with h5py.File(tmp_path / "1m.hdf5") as file:
+        for group in file.values():
+            for identifier, barcode in zip(group["sampleid"], group["barcode"], strict=True):
+                assert barcode.decode() == table.loc[identifier.decode(), "nucraw"]
+
+
+def test_a_specimen_in_two_lists_is_an_error(small, tokenizer, tmp_path):
+    lists = small / "bioscan1m" / "CLIBD_partitioning"
+    first = (lists / "val_seen.txt").read_text().split()[0]
+    with (lists / "train_seen.txt").open("a") as file:
+        file.write(f"{first}\n")
+    with pytest.raises(ValueError, match=rf"sampleid {first} .* more than one list \(.*val"):
+        build("1m", small, tmp_path / "1m.hdf5", text_tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("column", ["image_file", "processid"])
+def test_an_empty_cell_is_named(small, tokenizer, tmp_path, column):
+    metadata = next(small.glob("bioscan1m/*.tsv"))
+    table = pd.read_csv(metadata, sep="\t", dtype=str, keep_default_na=False)
+    table.loc[3, column] = ""
+    table.to_csv(metadata, sep="\t", index=False)
+    with pytest.raises(ValueError, match=rf"\.tsv, line 5: there is no {column}\."):
+        build("1m", small, tmp_path / "1m.hdf5", text_tokenizer=tokenizer)
 
 
 def test_5m_has_the_splits_of_the_published_file(sample_file, tokenizer, tmp_path):
@@ -284,13 +304,38 @@ def test_unknown_tokenizer(small, tmp_path):
 
 
 def test_unfinished_build_of_other_pictures_is_refused(small, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(spool.Spool, "__init__", lambda *_: pytest.fail("stop here"))
+    monkeypatch.setattr(builder, "write_file", lambda *_, **__: pytest.fail("stop here"))
     with pytest.raises(pytest.fail.Exception):
         build("1m", small, tmp_path / "1m.hdf5", text_tokenizer=tokenizer)
     monkeypatch.undo()
     shutil.copytree(small / "bioscan1m/images/cropped_256", small / "bioscan1m/images/original")
-    with pytest.raises(ValueError, match=r"Repeat the command that began it, or delete .*photos"):
+    with pytest.raises(ValueError, match=r"Repeat the command that began it .*or delete 1m"):
         build("1m", small, tmp_path / "1m.hdf5", "original", text_tokenizer=tokenizer)
+
+
+def test_a_picture_that_changed_after_it_was_checked(small, tokenizer, tmp_path, monkeypatch):
+    picture = next(small.rglob("*.jpg"))
+    write_file = builder.write_file
+
+    def change(*arguments, **options):
+        picture.write_bytes(picture.read_bytes() + b"more")
+        write_file(*arguments, **options)
+
+    monkeypatch.setattr(builder, "write_file", change)
+    with pytest.raises(ValueError, match=rf"{picture} has changed since it was checked\. Delete"):
+        build("1m", small, tmp_path / "1m.hdf5", text_tokenizer=tokenizer)
+
+
+def test_files_are_replaced_only_with_force(small, tokenizer, tmp_path):
+    out = tmp_path / "1m.hdf5"
+    for path in (out, tmp_path / "1m.left_out.csv"):
+        path.write_bytes(b"mine")
+        with pytest.raises(FileExistsError, match=f"{path} exists"):
+            build("1m", small, out, text_tokenizer=tokenizer)
+        path.unlink()
+    metadata = next(small.glob("bioscan1m/*.tsv"))
+    with pytest.raises(ValueError, match="is read"):
+        build("1m", small, metadata, text_tokenizer=tokenizer, force=True)
 
 
 def test_disk_without_room_for_the_pictures(small, tokenizer, tmp_path, monkeypatch):
@@ -298,15 +343,3 @@ def test_disk_without_room_for_the_pictures(small, tokenizer, tmp_path, monkeypa
     with pytest.raises(OSError, match=r"take about [\d,]+ bytes, but the disk of .* has 1 free"):
         build("1m", small, tmp_path / "1m.hdf5", text_tokenizer=tokenizer)
     assert not list(tmp_path.glob("1m.hdf5*"))
-
-
-def test_disk_that_fills_while_pictures_are_read(small, tokenizer, tmp_path, monkeypatch):
-    def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(spool, "_keep", full)
-    with pytest.raises(OSError, match="No space left"):
-        build("1m", small, tmp_path / "1m.hdf5", text_tokenizer=tokenizer)
-    assert not (tmp_path / "1m.hdf5").exists()
-    monkeypatch.undo()
-    assert build("1m", small, tmp_path / "1m.hdf5", text_tokenizer=tokenizer).pictures > 0

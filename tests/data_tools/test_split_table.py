@@ -5,7 +5,7 @@ from bioscan_dataset.bioscan1m import CLIBD_VALID_METASPLITS, CLIBD_VALID_SPLITS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projects.bioscan_clip.data_tools.split_table import split_table
+from projects.bioscan_clip.data_tools.splits import split_table
 
 SIZES = st.lists(st.integers(1, 25), min_size=1, max_size=12)
 
@@ -75,7 +75,12 @@ def test_tables_that_cannot_be_split(tmp_path, change, message):
     assert not (tmp_path / "lists").exists()
 
 
-def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+def test_lists_are_replaced_only_with_force(tmp_path):
     table_of([12, 3], 2).to_csv(tmp_path / "table.csv", index=False)
-    with pytest.raises(OSError, match="is not empty"):
-        split_table(tmp_path / "table.csv", tmp_path)
+    split_table(tmp_path / "table.csv", tmp_path)
+    before = lists(tmp_path)
+    with pytest.raises(FileExistsError, match=r"no_split\.txt exists\. Use --force"):
+        split_table(tmp_path / "table.csv", tmp_path, seed=1)
+    assert lists(tmp_path) == before
+    split_table(tmp_path / "table.csv", tmp_path, seed=1, force=True)
+    assert lists(tmp_path) != before

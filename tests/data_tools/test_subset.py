@@ -9,9 +9,8 @@ from typer.testing import CliRunner
 
 from projects.bioscan_clip.cli import app
 from projects.bioscan_clip.data_tools import writing
-from projects.bioscan_clip.data_tools.choosing import choose_specimens
 from projects.bioscan_clip.data_tools.splits import BASE_SPLITS, partition, rows_of_splits
-from projects.bioscan_clip.data_tools.subset import read_roster, write_subset
+from projects.bioscan_clip.data_tools.subset import choose_specimens, read_roster, write_subset
 from projects.bioscan_clip.datasets.schema import NOT_CLASSIFIED, SPLITS_1M, SPLITS_5M
 
 UNIONS_1M = {
@@ -258,33 +257,47 @@ def test_truncated_file(sample_file, tmp_path):
         write_subset(path, tmp_path / "out.hdf5", 50)
 
 
-def test_interrupted_subset_goes_on_and_another_is_refused(sample_file, tmp_path, monkeypatch):
+def test_interrupted_subset_resumes_and_another_is_refused(sample_file, tmp_path, monkeypatch):
     write_subset(sample_file, tmp_path / "straight.hdf5", 60)
     monkeypatch.setattr(writing, "_BLOCK_BYTES", 100_000)
-    write_at, calls = writing.write_at, []
+    add_to_journal, calls = writing.add_to_journal, []
 
-    def full(*arguments):
+    def stop(*arguments):
         calls.append(arguments)
-        if len(calls) == 40:
+        if len(calls) == 10:
             raise KeyboardInterrupt
-        write_at(*arguments)
+        add_to_journal(*arguments)
 
-    monkeypatch.setattr(writing, "write_at", full)
+    monkeypatch.setattr(writing, "add_to_journal", stop)
     with pytest.raises(KeyboardInterrupt):
         write_subset(sample_file, tmp_path / "out.hdf5", 60)
     with pytest.raises(ValueError, match=r"begun from other data or with other options"):
         write_subset(sample_file, tmp_path / "out.hdf5", 60, seed=1)
     write_subset(sample_file, tmp_path / "out.hdf5", 60)
-    assert (tmp_path / "out.hdf5").read_bytes() == (tmp_path / "straight.hdf5").read_bytes()
+    with h5py.File(tmp_path / "out.hdf5") as out, h5py.File(tmp_path / "straight.hdf5") as straight:
+        for split, group in straight.items():
+            for name, column in group.items():
+                np.testing.assert_array_equal(out[split][name][:], column[:])
 
 
 def test_command(sample_file, tmp_path):
+    def run(*options):
+        arguments = ["data", "subset", str(sample_file), "--out", *map(str, options)]
+        result = CliRunner().invoke(app, arguments)
+        assert "Traceback" not in result.output
+        return result.exit_code, result.output
+
     out = tmp_path / "out.hdf5"
-    arguments = ["data", "subset", str(sample_file), "--out", str(out), "--specimens"]
-    result = CliRunner().invoke(app, [*arguments, "50"])
-    assert result.exit_code == 0
-    assert "50 specimens (2 MB)" in result.output
-    result = CliRunner().invoke(app, [*arguments, "5000"])
-    assert result.exit_code == 1
-    assert "holds 400 specimens, so 5000 cannot be chosen" in result.output
-    assert "Traceback" not in result.output
+    code, output = run(out, "--specimens", 50)
+    assert code == 0
+    assert "50 specimens (2 MB)" in output
+    code, output = run(out, "--specimens", 60)
+    assert code == 1
+    assert "out.hdf5 exists. Use --force" in output
+    assert run(out, "--specimens", 60, "--force")[0] == 0
+    code, output = run(tmp_path / "other.hdf5", "--specimens", 5000)
+    assert code == 1
+    assert "holds 400 specimens, so 5000 cannot be chosen" in output
+    code, output = run(sample_file, "--specimens", 50, "--force")
+    assert code == 1
+    assert "is read" in output

@@ -1,11 +1,19 @@
-"""A BIOSCAN HDF5 file from the published metadata and pictures."""
+"""A BIOSCAN HDF5 file from the published metadata and pictures.
+
+Pictures are read twice: first all of them, to see which decode and how long the longest is, then
+for the file, so that no second copy of them is kept.
+"""
 
 import csv
+import multiprocessing
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -14,20 +22,30 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from projects.bioscan_clip.data_tools.checks.photos import check_picture
+from projects.bioscan_clip.data_tools.cores import available_cores
 from projects.bioscan_clip.data_tools.published import (
+    Barcodes,
     DatasetName,
     IntArray,
     Published,
     read_published,
 )
-from projects.bioscan_clip.data_tools.reading import identity_of
-from projects.bioscan_clip.data_tools.spool import Spool, remove_spool, spool_photos
 from projects.bioscan_clip.data_tools.texts import DEFAULT_TOKENIZER, tokenize_taxa
-from projects.bioscan_clip.data_tools.writing import PhotoLayout, SplitSource, write_file
-from projects.bioscan_clip.datasets.schema import BARCODE
+from projects.bioscan_clip.data_tools.writing import (
+    SplitSource,
+    add_to_journal,
+    identity_of,
+    read_journal,
+    write_file,
+)
+from projects.bioscan_clip.datasets.schema import BARCODE, IDENTIFIERS
+from projects.bioscan_clip.files import check_output, progress, write_whole
 
 _PICTURES_LOOKED_AT = 200
-_LISTED_IDS = ("sampleid", "processid")
+_BLOCK = 4096
+_AT_ONCE = 64
+_READERS = 16  # threads that wait for the disk
 
 
 @dataclass(frozen=True)
@@ -60,11 +78,11 @@ def build(
     root: Path,
     out: Path,
     image_package: str = "cropped_256",
-    layout: PhotoLayout = "rows",
     processes: int | None = None,
     text_tokenizer: str = DEFAULT_TOKENIZER,
+    force: bool = False,
 ) -> Built:
-    """Build a file, or go on building it after a kill.
+    """Build a file, or resume building it after a kill.
 
     Pictures are copied as they are. A specimen whose picture is missing or does not decode is left
     out of the file and listed beside it.
@@ -76,15 +94,15 @@ def build(
     root : pathlib.Path
         The folder in which `bioscan-dataset` keeps ``bioscan1m`` or ``bioscan5m``.
     out : pathlib.Path
-        The HDF5 file. Pictures are collected beside it until it is complete.
+        The HDF5 file.
     image_package : str, default="cropped_256"
         Which pictures: a folder of ``images``.
-    layout : {"rows", "variable-length"}, default="rows"
-        How photos are stored; see :func:`write_file`.
     processes : int, optional
-        Processes that read pictures. Defaults to the number of cores.
+        Processes that check pictures. Defaults to the number of cores.
     text_tokenizer : str, default="prajjwal1/bert-small"
         Hugging Face tokenizer of names: a folder, or a name on the hub.
+    force : bool, default=False
+        Whether an existing file may be replaced.
 
     Returns
     -------
@@ -95,45 +113,65 @@ def build(
     ------
     FileNotFoundError
         If metadata, partition, pictures or tokenizer are not there.
+    FileExistsError
+        If `out`, or the list beside it, is there, and not `force`.
     ValueError
         If the metadata are not as published, no picture is of use, or an unfinished file is of
         another build.
     OSError
-        If the disk has too little room.
+        If the disk has too little room, or a process is killed.
     """
     start = time.monotonic()
+    left_out = out.with_name(f"{out.stem}.left_out.csv")
+    for path in (out, left_out):
+        check_output(path, [*root.glob("bioscan?m/*"), *root.glob("bioscan1m/CLIBD*/*")], force)
     published = read_published(dataset, root, image_package)
     tokens = tokenize_taxa(published.names, text_tokenizer)
     identity = f"{dataset} {image_package} {identity_of(published.metadata)} {text_tokenizer}"
     paths = [published.photo_folder / photo for photo in published.photos]
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    photo_file, barcode_file = (
-        out.with_name(f"{out.name}.{name}") for name in ("photos", "barcodes")
-    )
-    if not photo_file.exists():
-        _check_room(paths, out.parent)
-    photos, problems = spool_photos(paths, photo_file, identity, processes)
-    left_out = _list_left_out(published, problems, out.with_name(f"{out.stem}.left_out.csv"))
-    if len(problems) == len(published):
-        remove_spool(photo_file)
+    _check_room(paths, out.parent)
+    journal = out.with_name(f"{out.name}.pictures.json")
+    checked = _check_pictures(paths, journal, identity, processes or available_cores())
+    lengths = np.array([0 if isinstance(each, str) else each for each in checked], dtype=np.int64)
+    usable = lengths > 0
+    if not usable.any():
         raise ValueError(
-            f"None of the {len(published):,} pictures in {published.photo_folder} is of use; "
-            f"{left_out} says why."
+            f"None of the {len(published):,} pictures in {published.photo_folder} is of use: "
+            f"{published.photos.iloc[0]} {checked[0]}."
         )
-    barcodes = _spool_barcodes(published, barcode_file)
+    rows = {name: rows[usable[rows]] for name, rows in published.splits.items()}
+    with TemporaryFile(dir=out.parent) as spool, ThreadPoolExecutor(_READERS) as readers:
+        barcodes = published.spool_barcodes(spool)
 
-    usable = photos.lengths > 0
-    splits = {name: rows[usable[rows]] for name, rows in published.splits.items()}
-    sources = {
-        name: _source(rows, published, barcodes, tokens, photos) for name, rows in splits.items()
-    }
-    write_file(out, sources, identity=identity, layout=layout)
-    remove_spool(photo_file)
-    barcode_file.unlink()
-    counts = {name: len(rows) for name, rows in splits.items()}
-    seconds = time.monotonic() - start
-    return Built(counts, int(usable.sum()), seconds, left_out, len(problems))
+        def read_pictures(specimens: IntArray) -> list[npt.NDArray[np.uint8]]:
+            chosen = [paths[each] for each in specimens]
+            contents = list(readers.map(Path.read_bytes, chosen))
+            for path, content, length in zip(chosen, contents, lengths[specimens], strict=True):
+                if len(content) != length:
+                    raise ValueError(
+                        f"{path} has changed since it was checked. Delete {journal} and run the "
+                        "same command again."
+                    )
+            return [np.frombuffer(content, dtype=np.uint8) for content in contents]
+
+        sources = {
+            name: _source(chosen, published, tokens, barcodes, lengths, read_pictures)
+            for name, chosen in rows.items()
+        }
+        write_file(out, sources, identity=identity)
+    if not usable.all():
+        write_whole(left_out, lambda path: _list_left_out(path, published, checked))
+    journal.unlink()
+    counts = {name: len(chosen) for name, chosen in rows.items()}
+    return Built(
+        counts,
+        int(usable.sum()),
+        time.monotonic() - start,
+        None if usable.all() else left_out,
+        int((~usable).sum()),
+    )
 
 
 def print_built(built: Built, out: Path, console: Console | None = None) -> None:
@@ -158,7 +196,7 @@ def print_built(built: Built, out: Path, console: Console | None = None) -> None
         )
 
 
-def _check_room(paths: list[Path], folder: Path) -> None:
+def _check_room(paths: Sequence[Path], folder: Path) -> None:
     """Estimate from some pictures what all of them take, before days are spent on reading them."""
     looked_at = paths[:: max(1, len(paths) // _PICTURES_LOOKED_AT)]
     sizes = [path.stat().st_size for path in looked_at if path.is_file()]
@@ -171,45 +209,59 @@ def _check_room(paths: list[Path], folder: Path) -> None:
         )
 
 
-def _list_left_out(published: Published, problems: Mapping[int, str], path: Path) -> Path | None:
-    path.unlink(missing_ok=True)
-    if not problems:
-        return None
+def _check_pictures(
+    paths: Sequence[Path], journal: Path, identity: str, processes: int
+) -> list[int | str]:
+    """Return the length in bytes of each picture, or why it is of no use.
+
+    The journal keeps what earlier calls found.
+    """
+    checked = [each for step in read_journal(journal, identity) for each in step]
+    with (
+        ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool,
+        progress("Checking pictures", len(paths) - len(checked)) as advance,
+    ):
+        try:
+            while len(checked) < len(paths):
+                block = paths[len(checked) : len(checked) + _BLOCK]
+                found = list(pool.map(check_picture, block, chunksize=_AT_ONCE))
+                add_to_journal(journal, found)
+                checked += found
+                advance(len(block))
+        except BrokenProcessPool as error:
+            raise OSError(
+                "A process that checked pictures was killed, perhaps for want of memory. Run the "
+                "same command again to resume, with fewer --processes."
+            ) from error
+    return checked
+
+
+def _list_left_out(path: Path, published: Published, checked: Sequence[int | str]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*_LISTED_IDS, "picture", "reason"])
-        for place, reason in sorted(problems.items()):
-            ids = (
-                published.identifiers[name][place].decode() for name in ("sampleid", "processid")
-            )
-            writer.writerow([*ids, published.photo_folder / published.photos.iloc[place], reason])
-    return path
-
-
-def _spool_barcodes(published: Published, path: Path) -> Spool:
-    lengths = []
-    with path.open("wb") as file:
-        for barcodes in published.read_barcodes():
-            lengths += [file.write(barcode) for barcode in barcodes]
-    return Spool(path, np.array(lengths, dtype=np.int64))
+        writer.writerow([*IDENTIFIERS[:2], "picture", "reason"])
+        for place, reason in enumerate(checked):
+            if isinstance(reason, str):
+                ids = (published.identifiers[name][place].decode() for name in IDENTIFIERS[:2])
+                picture = published.photo_folder / published.photos.iloc[place]
+                writer.writerow([*ids, picture, reason])
 
 
 def _source(
     rows: IntArray,
     published: Published,
-    barcodes: Spool,
     tokens: tuple[dict[str, IntArray], IntArray],
-    photos: Spool,
+    barcodes: Barcodes,
+    lengths: IntArray,
+    read_pictures: Callable[[IntArray], list[npt.NDArray[np.uint8]]],
 ) -> SplitSource:
     """Return the specimens of one split."""
     distinct_tokens, token_rows = tokens
-    barcode_dtype = np.dtype(f"S{max(1, int(barcodes.lengths.max(initial=1)))}")
 
     def read(block: slice) -> dict[str, npt.NDArray[Any]]:
         chosen = rows[block]
-        texts = [barcode.tobytes() for barcode in barcodes.read(chosen)]
         return {
-            BARCODE: np.array(texts, dtype=barcode_dtype),
+            BARCODE: barcodes.read(chosen),
             **{name: column[chosen] for name, column in published.identifiers.items()},
             **{name: each.distinct[each.codes[chosen]] for name, each in published.names.items()},
             **{name: table[token_rows[chosen]] for name, table in distinct_tokens.items()},
@@ -219,6 +271,6 @@ def _source(
         len(rows),
         {name: (values.dtype, values.shape[1:]) for name, values in read(slice(0, 0)).items()},
         read,
-        photos.lengths[rows],
-        lambda block: photos.read(rows[block]),
+        lengths[rows],
+        lambda block: read_pictures(rows[block]),
     )

@@ -1,9 +1,10 @@
 """The published metadata of BIOSCAN-1M and BIOSCAN-5M, read with the `bioscan-dataset` package."""
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import IO, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -77,8 +78,8 @@ class Published:
         ``sampleid``, ``processid`` and ``image_file``: bytes, shape ``(N,)``.
     splits : dict of str to numpy.ndarray
         Ascending positions of each split's specimens, int64.
-    barcode_column : str
-        What the metadata call the barcode.
+    id_column, barcode_column : str
+        What the metadata call the specimen, without doubt, and its barcode.
     """
 
     metadata: Path
@@ -87,24 +88,63 @@ class Published:
     names: Mapping[str, Names]
     identifiers: Mapping[str, npt.NDArray[np.bytes_]]
     splits: Mapping[str, IntArray]
+    id_column: str
     barcode_column: str
 
     def __len__(self) -> int:
         """Return the number of specimens."""
         return len(self.photos)
 
-    def read_barcodes(self) -> Iterator[list[bytes]]:
-        """Yield the barcodes of one run of specimens after the other, as they are published."""
+    def spool_barcodes(self, spool: IO[bytes]) -> "Barcodes":
+        """Write the barcodes to a file, end to end; the metadata may name specimens in any order.
+
+        Parameters
+        ----------
+        spool : file object
+            Empty, open for binary reading and writing.
+
+        Returns
+        -------
+        Barcodes
+            What reads them again.
+        """
         separator = "\t" if self.metadata.suffix == ".tsv" else ","
+        columns = [self.id_column, self.barcode_column]
+        places = pd.Index(self.identifiers[self.id_column].tolist())
+        starts, lengths = np.zeros((2, len(self)), dtype=np.int64)
         with pd.read_csv(
-            self.metadata,
-            sep=separator,
-            usecols=[self.barcode_column],
-            dtype=str,
-            chunksize=_ROWS_AT_ONCE,
+            self.metadata, sep=separator, usecols=columns, dtype=str, chunksize=_ROWS_AT_ONCE
         ) as chunks:
             for chunk in chunks:
-                yield [barcode.encode() for barcode in chunk[self.barcode_column].fillna("")]
+                rows = places.get_indexer(pd.Index(_as_bytes(chunk[self.id_column]).tolist()))
+                texts = chunk[self.barcode_column].fillna("")
+                for row, barcode in zip(rows, texts, strict=True):
+                    starts[row], lengths[row] = spool.tell(), spool.write(barcode.encode())
+        spool.flush()
+        return Barcodes(spool, starts, lengths)
+
+
+@dataclass(frozen=True)
+class Barcodes:
+    """The barcodes of N specimens in a file.
+
+    Attributes
+    ----------
+    spool : file object
+        Holds them end to end.
+    starts, lengths : numpy.ndarray
+        int64, shape ``(N,)``: where each is.
+    """
+
+    spool: IO[bytes]
+    starts: IntArray
+    lengths: IntArray
+
+    def read(self, specimens: IntArray) -> npt.NDArray[np.bytes_]:
+        """Return barcodes of specimens, bytes, shape ``(B,)``, as wide as the longest of all."""
+        places = zip(self.starts[specimens], self.lengths[specimens], strict=True)
+        texts = [os.pread(self.spool.fileno(), length, start) for start, length in places]
+        return np.array(texts, dtype=f"S{max(1, int(self.lengths.max(initial=1)))}")
 
 
 def read_published(dataset: DatasetName, root: Path, image_package: str) -> Published:
@@ -140,6 +180,8 @@ def read_published(dataset: DatasetName, root: Path, image_package: str) -> Publ
         table = _load_1m(metadata) if dataset == "1m" else _load_5m(metadata)
     except (ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{metadata} is not as published: {error}") from error
+    id_column = "sampleid" if dataset == "1m" else "processid"
+    _check_identifiers(metadata, table, id_column)
     if dataset == "1m":
         members = {path.stem: table["sampleid"].isin(_read_ids(path)) for path in lists}
     else:
@@ -152,8 +194,28 @@ def read_published(dataset: DatasetName, root: Path, image_package: str) -> Publ
         {column: _names(table[column]) for column in (*RANKS, bin_column)},
         {column: _as_bytes(table[column]) for column in IDENTIFIERS},
         {name: np.flatnonzero(chosen) for name, chosen in members.items()},
+        id_column,
         "nucraw" if dataset == "1m" else "dna_barcode",
     )
+
+
+def _check_identifiers(metadata: Path, table: pd.DataFrame, id_column: str) -> None:
+    """Raise a ValueError if a specimen lacks an identifier, or is there twice."""
+    for column in IDENTIFIERS:
+        empty = np.flatnonzero(table[column].isna())
+        if len(empty):
+            raise ValueError(
+                f"{metadata}, line {empty[0] + 2}: there is no {column}. So it is in "
+                f"{len(empty):,} lines; fill it in, or delete these lines."
+            )
+    twice = table[table[id_column].duplicated(keep=False)]
+    if len(twice):
+        name = twice[id_column].iloc[0]
+        where = f"{metadata}: the {id_column} {name} is there more than once"
+        if "clibd_split" in table:
+            lists = twice["clibd_split"][twice[id_column] == name]
+            where += f" or in more than one list ({', '.join(lists)})"
+        raise ValueError(f"{where}. A specimen has one row and is in one list; delete the others.")
 
 
 def _load_1m(metadata: Path) -> pd.DataFrame:
@@ -181,7 +243,8 @@ def _load_5m(metadata: Path) -> pd.DataFrame:
 def _check_there(dataset: DatasetName, needed: list[Path]) -> None:
     missing = [path for path in needed if not path.exists()]
     if missing:
-        more = " `bioscan-clip data download clibd` gets the partition." if dataset == "1m" else ""
+        lists = BIOSCAN1M.clibd_partitioning_files["url"]
+        more = f" The lists of the partition are in {lists}." if dataset == "1m" else ""
         raise FileNotFoundError(
             f"There is no {missing[0]}. Put the files of BIOSCAN-"
             f"{dataset.upper()} where the `bioscan-dataset` package keeps them, or let it download "

@@ -1,144 +1,167 @@
-"""Rewriting a file so that reading one photo costs one photo."""
+"""Copying rows of a file to another one, where reading one photo costs one photo."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Column, Table
+from rich.table import Column as TableColumn
+from rich.table import Table
 
-from projects.bioscan_clip.data_tools.reading import check_distinct, identity_of, split_sources
-from projects.bioscan_clip.data_tools.writing import (
-    PhotoLayout,
-    SplitSource,
-    bytes_progress,
-    write_file,
-)
-from projects.bioscan_clip.datasets.hdf5 import open_file, photo_storage
+from projects.bioscan_clip.data_tools.writing import SplitSource, identity_of, write_file
+from projects.bioscan_clip.datasets.hdf5 import Column, IntArray, open_file, photo_storage
 from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH
 
+_ROWS_AT_ONCE = 1 << 16
+_MOST_BYTES_OF_CHUNKS = 1 << 28
 
-def repack(path: Path, out: Path, layout: PhotoLayout = "rows") -> None:
-    """Write the groups and columns of a file to another one, photos in another layout.
 
-    Every value is compared with the source before the new file appears. A call that was cut off can
-    be repeated to go on. Attributes are not kept; the files of this project have none.
+def repack(path: Path, out: Path) -> None:
+    """Write the groups and columns of a file to another one, each photo in one run of bytes.
+
+    Attributes are not kept; the files of this project have none.
+
+    Parameters
+    ----------
+    path, out : pathlib.Path
+        The HDF5 files to read and to write; see :func:`copy_rows`.
+    """
+    copy_rows(path, out, "repack")
+
+
+def copy_rows(
+    path: Path, out: Path, options: str, rows: Mapping[str, IntArray] | None = None
+) -> None:
+    """Write rows of a file to another one, or resume that.
 
     Parameters
     ----------
     path : pathlib.Path
-        The HDF5 file to read, its photos in rows, chunks or of variable length.
+        The HDF5 file to read.
     out : pathlib.Path
-        The HDF5 file to write.
-    layout : {"rows", "variable-length"}, default="rows"
-        See :func:`~projects.bioscan_clip.data_tools.writing.write_file`.
+        The HDF5 file to write. Texts of variable length become ones of fixed length.
+    options : str
+        How `rows` were chosen, so that only the same copy is resumed.
+    rows : mapping of str to numpy.ndarray, optional
+        For each group, the rows to take, ascending int64, shape ``(n,)``. All rows by default.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is damaged, `out` is the same file, or was begun from another one.
+        If the file is damaged or holds what such a file cannot, or `out` was begun from another.
     OSError
-        If `out` cannot be written, or does not hold what was written to it.
+        If `out` cannot be written.
     """
-    check_distinct(path, out)
-    with split_sources(path) as sources:
-
-        def check(written: Path) -> None:
-            with split_sources(written) as copies:
-                compare(sources, copies, written)
-
-        identity = f"repack {identity_of(path)}"
-        write_file(out, sources, identity=identity, layout=layout, check=check)
-
-
-def compare(
-    sources: Mapping[str, SplitSource], copies: Mapping[str, SplitSource], written: Path
-) -> None:
-    """Compare every value of a file with its source.
-
-    Parameters
-    ----------
-    sources, copies : mapping of str to SplitSource
-        What was to be written, and what was.
-    written : pathlib.Path
-        The file, for messages.
-
-    Raises
-    ------
-    OSError
-        If any value differs; the message names the first place.
-    """
-    with bytes_progress() as progress:
-        total = sum(source.size() for source in sources.values())
-        task = progress.add_task("Comparing", total=total)
-        for split, source in sources.items():
-            for rows in source.blocks():
-                place = _first_difference(source, copies[split], rows)
-                if place is not None:
-                    raise OSError(
-                        f"{written}, split {split}, {place} is not as in the source: the disk did "
-                        "not keep what was written, or the source changed. Delete "
-                        f"{written.name} and run the command again."
-                    )
-                progress.advance(task, source.size(rows))
+    with open_file(path) as file, path.open("rb", buffering=0) as raw:
+        try:
+            sources = {
+                split: _source(_group(file, split), raw, None if rows is None else rows[split])
+                for split in file
+            }
+            write_file(out, sources, identity=f"{options} {identity_of(path)}")
+        except (RuntimeError, KeyError) as error:
+            raise ValueError(f"{path} is damaged: {error}. Build or download it again.") from error
 
 
 def print_storage(*paths: Path) -> None:
-    """Print how files store photos, and what reading one costs.
-
-    Parameters
-    ----------
-    *paths : pathlib.Path
-        HDF5 files.
-    """
-    table = Table(Column("File", overflow="fold"), "Size", "Photos", "Read for one photo")
+    """Print how HDF5 files store photos, and how many bytes are read for one."""
+    table = Table(TableColumn("File", overflow="fold"), "Size", "Photos", "Read for one photo")
     for path in paths:
+        photos, cost = "none", "-"
         with open_file(path) as file:
-            photos, cost = _describe_photos(file)
+            for images in [group[IMAGE] for group in file.values() if IMAGE in group][:1]:
+                photos = "rows" if images.chunks is None else f"chunks of {images.chunks}"
+                cost = decimal(photo_storage(images).touched_bytes)
         table.add_row(str(path), decimal(path.stat().st_size), photos, cost)
     Console().print(table)
 
 
-def _describe_photos(file: h5py.File) -> tuple[str, str]:
-    """Return how photos are stored, and how many bytes are read for one."""
-    groups = [group for group in file.values() if IMAGE in group]
-    if not groups:
-        return "none", "-"
-    storage = photo_storage(groups[0][IMAGE])
-    if storage.layout == "variable-length":
-        lengths = np.concatenate([group[IMAGE_LENGTH][:] for group in groups])
-        mean = round(lengths.sum() / max(1, len(lengths)))
-        return "variable length", f"{decimal(mean)} on average"
-    if storage.layout == "chunks":
-        return f"chunks of {groups[0][IMAGE].chunks}", decimal(storage.touched_bytes)
-    return "rows", decimal(storage.touched_bytes)
+def _group(file: h5py.File, split: str) -> h5py.Group:
+    """Return a group whose columns have one row per specimen each, in this file."""
+    group = file[split]
+    if not isinstance(group, h5py.Group):
+        raise ValueError(f"{file.filename}: {split} is not a group, so this is no BIOSCAN file.")
+    place, lengths = f"{file.filename}, split {split}", {}
+    for name in group:
+        column = group[name]
+        if not isinstance(column, h5py.Dataset) or column.ndim == 0:
+            raise ValueError(f"{place}: {name} does not have one row per specimen.")
+        lengths[name] = len(column)
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} {rows}" for name, rows in lengths.items())
+        raise ValueError(
+            f"{place}: the columns differ in their number of rows ({listed}), so the file is "
+            "damaged or half written; build or download it again."
+        )
+    return group
 
 
-def _first_difference(source: SplitSource, copy: SplitSource, rows: slice) -> str | None:
-    """Return the column and row where a copy first differs within a run of rows."""
-    expected, found = source.read(rows), copy.read(rows)
-    for name, values in expected.items():
-        # Bytes, since a number that is none does not equal itself.
-        differs = np.flatnonzero(_row_bytes(values) != _row_bytes(found[name]))
-        if len(differs):
-            return f"{name}, row {rows.start + differs[0]}"
-    if source.read_photos is None or copy.read_photos is None:
-        return None
-    photos = zip(source.read_photos(rows), copy.read_photos(rows), strict=True)
-    for row, (photo, copied) in enumerate(photos, start=rows.start):
-        if not np.array_equal(photo, copied):
-            return f"{IMAGE}, row {row}"
-    return None
+def _source(group: h5py.Group, raw: IO[bytes], rows: IntArray | None) -> SplitSource:
+    taken = np.arange(len(next(iter(group.values()), ()))) if rows is None else rows
+    photo_columns = (IMAGE, IMAGE_LENGTH) if IMAGE in group else ()
+    columns = {name: Column(group[name], raw) for name in group if name not in photo_columns}
+    layouts = {name: (_fixed_dtype(group[name]), group[name].shape[1:]) for name in columns}
+
+    def read(block: slice) -> dict[str, npt.NDArray[Any]]:
+        return {
+            name: column.read(taken[block]).astype(layouts[name][0], copy=False)
+            for name, column in columns.items()
+        }
+
+    if not photo_columns:
+        return SplitSource(len(taken), layouts, read)
+    images, lengths = Column(group[IMAGE], raw), _photo_lengths(group)[taken]
+
+    def read_photos(block: slice) -> list[npt.NDArray[np.uint8]]:
+        photos = zip(images.read(taken[block]), lengths[block].tolist(), strict=True)
+        return [photo[:length] for photo, length in photos]
+
+    run = _rows_of_a_chunk(group[IMAGE]) if rows is None else 1
+    return SplitSource(len(taken), layouts, read, lengths, read_photos, run)
 
 
-def _row_bytes(values: npt.NDArray[Any]) -> npt.NDArray[np.void]:
-    """Return each row as one item of raw bytes."""
-    flat = np.ascontiguousarray(values).reshape(len(values), -1)
-    rows: npt.NDArray[np.void] = flat.view(f"V{flat.shape[1] * flat.itemsize}")[:, 0]
-    return rows
+def _fixed_dtype(column: h5py.Dataset) -> np.dtype[Any]:
+    """Return the dtype of a column, for text of variable length that of its longest one."""
+    dtype: np.dtype[Any] = column.dtype
+    if not dtype.hasobject:
+        return dtype
+    if h5py.check_string_dtype(dtype) is None:
+        raise ValueError(
+            f"{column.file.filename}, {column.name}: rows of variable length can be copied only "
+            "for text."
+        )
+    longest = 1
+    for start in range(0, len(column), _ROWS_AT_ONCE):
+        longest = max(longest, *map(len, column[start : start + _ROWS_AT_ONCE].reshape(-1)))
+    return np.dtype(f"S{longest}")
+
+
+def _photo_lengths(group: h5py.Group) -> IntArray:
+    images, place = group[IMAGE], f"{group.file.filename}, split {group.name.strip('/')}"
+    if IMAGE_LENGTH not in group:
+        raise ValueError(f"{place} has `{IMAGE}`, but lacks `{IMAGE_LENGTH}`.")
+    if images.ndim != 2 or images.dtype != np.uint8:
+        raise ValueError(f"{place}: `{IMAGE}` does not hold rows of bytes of photos.")
+    lengths: IntArray = group[IMAGE_LENGTH][:].astype(np.int64)
+    wrong = np.flatnonzero((lengths < 0) | (lengths > images.shape[1]))
+    if len(wrong):
+        raise ValueError(
+            f"{place}, row {wrong[0]}: `{IMAGE_LENGTH}` says {lengths[wrong[0]]} bytes, but a row "
+            f"of `{IMAGE}` holds {images.shape[1]}. So it is in {len(wrong)} rows. Fix the file, "
+            "or build or download it again."
+        )
+    return lengths
+
+
+def _rows_of_a_chunk(images: h5py.Dataset) -> int:
+    if images.chunks is None:
+        return 1
+    rows: int = images.chunks[0]
+    # Chunks of that many rows are better read more than once than held in memory.
+    return rows if rows * images.shape[1] <= _MOST_BYTES_OF_CHUNKS else 1

@@ -1,11 +1,17 @@
-"""The partition of specimens into splits that CLIBD trains and evaluates on."""
+"""The partition of specimens into splits that CLIBD trains and evaluates on, of any table."""
 
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
 
 from projects.bioscan_clip.datasets.schema import NOT_CLASSIFIED
+from projects.bioscan_clip.files import check_output, write_whole
 
 HEAD_SIZE: Final = 10
 """Specimens from which a species is well enough sampled to be trained on and evaluated as seen."""
@@ -103,6 +109,67 @@ def rows_of_splits(splits: npt.NDArray[np.str_]) -> dict[str, npt.NDArray[np.int
     return {name: np.flatnonzero(np.isin(splits, parts)) for name, parts in members.items()}
 
 
+def split_table(
+    metadata: Path,
+    out: Path,
+    seed: int = 0,
+    species_column: str = "species",
+    id_column: str = "sampleid",
+    force: bool = False,
+) -> pd.DataFrame:
+    """Partition specimens and write one list of ids per split, as CLIBD's are published.
+
+    Parameters
+    ----------
+    metadata : pathlib.Path
+        A table with a head line: separated by tabs if its name ends with ``.tsv`` or ``.txt``, else
+        by commas.
+    out : pathlib.Path
+        The folder of lists.
+    seed : int, default=0
+        The same specimens and seed give the same partition, in whatever order they are.
+    species_column, id_column : str
+        Columns of the species' name, empty or ``not_classified`` where unknown, and of the
+        specimen's id.
+    force : bool, default=False
+        Whether lists in the folder may be replaced.
+
+    Returns
+    -------
+    pandas.DataFrame
+        By split, its number of ``specimens`` and of ``species``.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, ids are missing or not unique, or no species is named.
+    OSError
+        If the table cannot be read, or a list is there and not `force`.
+    """
+    lists = {name: out / f"{name}.txt" for name in (*BASE_SPLITS, *UNIONS)}
+    for path in lists.values():
+        check_output(path, [metadata], force)
+    table = _read(metadata, species_column, id_column).sort_values("id", ignore_index=True)
+    base = pd.Series(partition(_as_bytes(table["species"]), seed))
+    # In the lists, `no_split` is without `single_species`, which the data file puts into it.
+    members: dict[str, tuple[str, ...]] = UNIONS | {name: (name,) for name in BASE_SPLITS}
+    splits = {name: table[base.isin(parts)] for name, parts in members.items()}
+    for name, rows in splits.items():
+        write_whole(lists[name], partial(rows["id"].to_csv, index=False, header=False))
+    counts = {name: (len(rows), rows["species"].nunique()) for name, rows in splits.items()}
+    return pd.DataFrame.from_dict(counts, orient="index", columns=["specimens", "species"])
+
+
+def print_counts(counts: pd.DataFrame, console: Console | None = None) -> None:
+    """Print the number of specimens and species of each split."""
+    table = Table()
+    for heading in ("split", "specimens", "species"):
+        table.add_column(heading, justify="left" if heading == "split" else "right")
+    for name, row in counts.iterrows():
+        table.add_row(str(name), f"{row['specimens']:,}", f"{row['species']:,}")
+    (console or Console()).print(table)
+
+
 def _shuffled_positions(
     taxa: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
@@ -128,3 +195,31 @@ def _draw_roles(counts: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.
     roles[unseen[0::2]] = "val_unseen"
     roles[unseen[1::2]] = "test_unseen"
     return roles
+
+
+def _read(metadata: Path, species_column: str, id_column: str) -> pd.DataFrame:
+    separator = "\t" if metadata.suffix in (".tsv", ".txt") else ","
+    columns = {id_column: "id", species_column: "species"}
+    try:
+        table = pd.read_csv(metadata, sep=separator, usecols=list(columns), dtype=str)
+    except ValueError as error:
+        head = pd.read_csv(metadata, sep=separator, nrows=0).columns
+        raise ValueError(
+            f"{metadata} has no column {' or no column '.join(columns)}; it has "
+            f"{', '.join(head)}. Name others by --species-column and --id-column."
+        ) from error
+    table = table.rename(columns=columns)
+    table["species"] = table["species"].where(table["species"] != NOT_CLASSIFIED.decode())
+    if table["id"].isna().any():
+        line = int(table["id"].isna().argmax()) + 2
+        raise ValueError(f"{metadata}, line {line}: a specimen has no {id_column}.")
+    if table["id"].duplicated().any():
+        twice = table["id"][table["id"].duplicated()].iloc[0]
+        raise ValueError(f"{metadata}: the {id_column} {twice!r} is there more than once.")
+    if table["species"].isna().all():
+        raise ValueError(f"{metadata}: no specimen has a {species_column}.")
+    return table
+
+
+def _as_bytes(species: "pd.Series[str]") -> npt.NDArray[np.bytes_]:
+    return np.array([name.encode() for name in species.fillna("")], dtype=bytes)

@@ -1,4 +1,4 @@
-"""A smaller file with the structure of a large one."""
+"""A smaller file with the structure of a large one: choosing specimens, and writing them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from projects.bioscan_clip.data_tools.choosing import choose_specimens
-from projects.bioscan_clip.data_tools.reading import check_distinct, identity_of, split_sources
-from projects.bioscan_clip.data_tools.writing import write_file
+from projects.bioscan_clip.data_tools.repack import copy_rows
 from projects.bioscan_clip.datasets.hdf5 import open_file
 from projects.bioscan_clip.datasets.schema import IDENTIFIERS, RANKS
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN, encode_column
 
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,14 @@ def write_subset(path: Path, out: Path, n_specimens: int, seed: int = 0) -> int:
 
     Every split of the file stays, and a specimen that is kept is kept in all its splits, so that
     splits that are unions of others stay so. See :func:`choose_specimens` for which are kept. A
-    call that was cut off can be repeated to go on.
+    call that was cut off can be repeated to resume.
 
     Parameters
     ----------
     path : pathlib.Path
         The HDF5 file to read.
     out : pathlib.Path
-        The HDF5 file to write; photos are stored in rows.
+        The HDF5 file to write.
     n_specimens : int
         Number of specimens to keep.
     seed : int, default=0
@@ -69,11 +68,10 @@ def write_subset(path: Path, out: Path, n_specimens: int, seed: int = 0) -> int:
         If there is no such file.
     ValueError
         If the file is damaged, lacks identifiers or species, or `n_specimens` is too small or too
-        large for it; or `out` is the same file, or was begun from another one.
+        large for it; or `out` was begun from another one.
     OSError
         If `out` cannot be written.
     """
-    check_distinct(path, out)
     with open_file(path) as file:
         roster = read_roster(file)
     kept = choose_specimens(roster.membership, roster.species, roster.splits, n_specimens, seed)
@@ -81,8 +79,7 @@ def write_subset(path: Path, out: Path, n_specimens: int, seed: int = 0) -> int:
         split: np.flatnonzero(kept[specimens])
         for split, specimens in zip(roster.splits, roster.rows, strict=True)
     }
-    with split_sources(path, rows) as sources:
-        write_file(out, sources, identity=f"subset {n_specimens} {seed} {identity_of(path)}")
+    copy_rows(path, out, f"subset {n_specimens} {seed}", rows)
     return int(kept.sum())
 
 
@@ -134,3 +131,170 @@ def _identifier(file: h5py.File) -> str:
         f"{file.filename} has neither {IDENTIFIERS[0]} nor {IDENTIFIERS[1]} in every split, so "
         "specimens cannot be told apart."
     )
+
+
+def choose_specimens(
+    membership: IntArray, species: IntArray, splits: tuple[str, ...], n_specimens: int, seed: int
+) -> BoolArray:
+    """Choose whole species, and specimens without a species label one by one.
+
+    - Specimens fall into kinds: those of seen species, those of unseen species for validation and
+      for test, and the others, by the splits they are in and by whether their species is known.
+      Each kind gets its share of `n_specimens`, and more where that could not fill all its splits.
+    - Of each kind, a few species that together are in all its splits come first. Then species are
+      drawn at random and kept whole if they fit into what is left of the kind's share; one more is
+      thinned to fill it.
+    - A species that is thinned keeps a specimen of every set of splits that its specimens are in:
+      if it has keys, it keeps a key, and if it is trained on, it still is.
+
+    So no more than `n_specimens` are kept, and fewer only where what is left of a share, a handful,
+    is too little for one more species.
+
+    Parameters
+    ----------
+    membership : numpy.ndarray
+        int64, shape ``(S,)``; bit `i` is set where a specimen is in split `i`.
+    species : numpy.ndarray
+        int64, shape ``(S,)``; codes of species, -1 where unknown.
+    splits : tuple of str
+        Names of the splits.
+    n_specimens : int
+        How many to keep.
+    seed : int
+        The same arguments give the same specimens.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool, shape ``(S,)``: which specimens are kept.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer specimens, or so few cannot fill every split.
+    """
+    if n_specimens > len(species):
+        raise ValueError(
+            f"The file holds {len(species)} specimens, so {n_specimens} cannot be chosen."
+        )
+    rng = np.random.default_rng(seed)
+    # A specimen without a species label counts as a species of its own.
+    alone = UNKNOWN - 1 - np.arange(len(species))
+    taxa = pd.factorize(np.where(species == UNKNOWN, alone, species))[0]
+    is_core, position = _order_to_keep(taxa, membership, rng)
+    sizes, cores = np.bincount(taxa), np.bincount(taxa[is_core])
+    ranges = np.zeros(len(sizes), dtype=np.int64)
+    np.bitwise_or.at(ranges, taxa, membership)
+    kind = _kinds(ranges, np.isin(np.arange(len(sizes)), taxa[species == UNKNOWN]), splits)
+
+    kinds = [rng.permutation(np.flatnonzero(kind == each)) for each in np.unique(kind)]
+    covers = [_cover(members, ranges, cores) for members in kinds]
+    fewest = np.array([cores[cover].sum() for cover in covers], dtype=np.int64)
+    if n_specimens < fewest.sum():
+        raise ValueError(
+            f"{n_specimens} specimens cannot fill every split of the file and keep keys and "
+            f"training specimens of their species. Choose at least {fewest.sum()}."
+        )
+    held = np.array([sizes[members].sum() for members in kinds])
+    budgets = _apportion(n_specimens, held * (n_specimens / max(1, len(species))), fewest)
+    taken = np.zeros(len(sizes), dtype=np.int64)
+    for members, cover, budget in zip(kinds, covers, budgets.tolist(), strict=True):
+        _take(taken, members, cover, budget, sizes, cores)
+    kept: BoolArray = position < taken[taxa]
+    return kept
+
+
+def _order_to_keep(
+    taxa: IntArray, membership: IntArray, rng: np.random.Generator
+) -> tuple[BoolArray, IntArray]:
+    """Return which specimens are the core of their species, and the rank of each within it.
+
+    A random specimen of every set of splits is core, and comes before the others.
+    """
+    chance = rng.permutation(len(taxa))
+    order = np.lexsort((chance, membership, taxa))
+    is_core = np.ones(len(taxa), dtype=np.bool_)
+    is_core[order[1:]] = (np.diff(taxa[order]) != 0) | (np.diff(membership[order]) != 0)
+    order = np.lexsort((chance, ~is_core, taxa))
+    sizes = np.bincount(taxa)
+    position = np.empty(len(taxa), dtype=np.int64)
+    position[order] = np.arange(len(taxa)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return is_core, position
+
+
+def _kinds(ranges: IntArray, is_unlabelled: BoolArray, splits: tuple[str, ...]) -> IntArray:
+    """Return a number for each species that tells kinds of species apart.
+
+    Unseen ones for validation and for test are kinds of their own, so that neither is forgotten.
+    """
+    unseen = [split for split in splits if "unseen" in split]
+    seen = [s for s in splits if "seen" in s and s not in unseen and not s.startswith("no_split")]
+    for_validation = [split for split in unseen if split.startswith("val")]
+    for_test = [split for split in unseen if split.startswith("test")]
+
+    def is_in(some: list[str]) -> BoolArray:
+        bits = sum(1 << splits.index(split) for split in some)
+        found: BoolArray = (ranges & bits) != 0
+        return found
+
+    kinds: IntArray = np.select(
+        [
+            is_unlabelled,
+            is_in(for_validation) & is_in(for_test),
+            is_in(for_validation),
+            is_in(for_test),
+            is_in(unseen),
+            is_in(seen),
+        ],
+        [2 * ranges + 1, -1, -2, -3, -4, -5],
+        default=2 * ranges,
+    )
+    return kinds
+
+
+def _cover(members: IntArray, ranges: IntArray, cores: IntArray) -> IntArray:
+    """Return a few species that together are in all the splits that any of `members` is in."""
+    members = members[np.argsort(cores[members], kind="stable")]
+    distinct, first = np.unique(ranges[members], return_index=True)
+    candidates = dict(zip(distinct.tolist(), members[first].tolist(), strict=True))
+    missing = int(np.bitwise_or.reduce(distinct))
+    cover = []
+    while missing:
+        best = max(candidates, key=lambda splits: (splits & missing).bit_count())
+        cover.append(candidates[best])
+        missing &= ~best
+    return np.array(cover, dtype=np.int64)
+
+
+def _apportion(total: int, shares: npt.NDArray[np.float64], fewest: IntArray) -> IntArray:
+    """Return whole numbers that add up to `total`, near `shares` and nowhere below `fewest`."""
+    spare = total - int(fewest.sum())
+    weights = np.maximum(shares - fewest, 0)
+    ideal = spare * weights / max(weights.sum(), 1e-9)
+    parts = ideal.astype(np.int64)
+    largest = np.argsort(parts - ideal, kind="stable")
+    parts[largest[: spare - int(parts.sum())]] += 1
+    budgets: IntArray = fewest + parts
+    return budgets
+
+
+def _take(
+    taken: IntArray,
+    members: IntArray,
+    cover: IntArray,
+    budget: int,
+    sizes: IntArray,
+    cores: IntArray,
+) -> None:
+    """Set how many specimens each species of a kind keeps."""
+    taken[cover] = cores[cover]
+    left = budget - int(taken[cover].sum())
+    for one in [*cover.tolist(), *members.tolist()]:
+        more = sizes[one] - taken[one]
+        if more <= left:
+            taken[one] += more
+            left -= more
+    for one in members.tolist():
+        if taken[one] < sizes[one] and max(1, cores[one] - taken[one]) <= left:
+            taken[one] += left
+            return

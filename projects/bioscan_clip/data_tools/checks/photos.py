@@ -151,7 +151,9 @@ def decode_block(path: Path, block: PhotoBlock) -> dict[Problem, IntArray]:
         photos = list(Column(group[IMAGE], raw).read(block.rows))
         padded = group[IMAGE].ndim == 2
     pairs = list(zip(photos, lengths, strict=True))
-    found = {_UNDECODABLE: [not decodes(photo[:length].tobytes()) for photo, length in pairs]}
+    found = {
+        _UNDECODABLE: [problem_of(photo[:length].tobytes()) is not None for photo, length in pairs]
+    }
     if padded:
         found[_NOT_ZERO] = [bool(photo[length:].any()) for photo, length in pairs]
     else:
@@ -159,10 +161,21 @@ def decode_block(path: Path, block: PhotoBlock) -> dict[Problem, IntArray]:
     return {problem: block.rows[wrong] for problem, wrong in found.items()}
 
 
-def decodes(photo: bytes) -> bool:
-    """Return whether the bytes are a whole picture of a kind that training reads."""
+def check_picture(path: Path) -> int | str:
+    """Return the length in bytes of a JPEG file that decodes, or why it is of no use."""
     try:
-        Image.open(BytesIO(photo), formats=("JPEG", "PNG")).load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False
-    return True
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error}"
+    return problem_of(content, formats=("JPEG",)) or len(content)
+
+
+def problem_of(photo: bytes, formats: tuple[str, ...] = ("JPEG", "PNG")) -> str | None:
+    """Return why the bytes are not a whole picture that training reads; None if they are."""
+    try:
+        Image.open(BytesIO(photo), formats=formats).load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return f"does not decode: {error}"
+    return None
