@@ -6,11 +6,9 @@ import h5py
 import numpy as np
 import pandas as pd
 from bioscan_dataset import BIOSCAN1M, BIOSCAN5M
-from transformers import PreTrainedTokenizerFast
 
 from projects.bioscan_clip.data_tools.splits import BASE_SPLITS, UNIONS
 from projects.bioscan_clip.datasets.schema import RANKS
-from projects.bioscan_clip.sample.names import name_tokenizer
 
 TO_5M = {
     "no_split": "pretrain",
@@ -94,16 +92,3 @@ def write_5m(root: Path, table: pd.DataFrame, photos: list[bytes]) -> None:
         target = images.joinpath(row.split, *chunk, f"{row.processid}.jpg")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(photo)
-
-
-def save_tokenizer(folder: Path) -> Path:
-    """Save the sample's tokenizer as Hugging Face does, and return its folder."""
-    PreTrainedTokenizerFast(
-        tokenizer_object=name_tokenizer(),
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    ).save_pretrained(folder)
-    return folder

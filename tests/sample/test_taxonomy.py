@@ -3,9 +3,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from projects.bioscan_clip.datasets.names import SAMPLE_VOCABULARY, TaxonTokenizer
+from projects.bioscan_clip.datasets.schema import TEXT_IDS, TEXT_MASK
 from projects.bioscan_clip.sample.taxonomy import ORDERS, grow_taxonomy
 
 SIZES = [12, 24, 250]
+UNKNOWN_TOKEN, MODEL_VOCABULARY = 100, 2000
 
 
 @pytest.fixture(params=SIZES, ids=str)
@@ -49,3 +52,22 @@ def test_every_taxon_has_a_child(taxonomy):
 def test_richness_is_uneven():
     counts = Counter(grow_taxonomy(250, np.random.default_rng(0)).parents[2].tolist())
     assert max(counts.values()) >= 3 * min(counts.values())
+
+
+@pytest.fixture(scope="module")
+def lineage_names() -> list[str]:
+    taxonomy = grow_taxonomy(200, np.random.default_rng(0))
+    return [
+        " ".join(taxa[i] for taxa, i in zip(taxonomy.names, lineage, strict=True))
+        for lineage in taxonomy.lineages()
+    ]
+
+
+def test_tokens_of_names_are_known_distinct_and_few(lineage_names):
+    tokenizer = TaxonTokenizer(SAMPLE_VOCABULARY)
+    columns = tokenizer(lineage_names)
+    assert (columns[TEXT_IDS] != UNKNOWN_TOKEN).all()
+    assert columns[TEXT_IDS].max() < MODEL_VOCABULARY
+    assert len(np.unique(columns[TEXT_IDS], axis=0)) == len(lineage_names)
+    assert np.mean(columns[TEXT_MASK].sum(axis=1) < 20) > 0.95  # not cut
+    assert tokenizer(ORDERS)[TEXT_MASK].sum(axis=1).max() <= 4

@@ -15,8 +15,8 @@ from rich.progress import track
 from projects.bioscan_clip.data_tools.cores import available_cores
 from projects.bioscan_clip.data_tools.splits import partition, rows_of_splits
 from projects.bioscan_clip.data_tools.writing import SplitSource, write_file
+from projects.bioscan_clip.datasets.names import SAMPLE_VOCABULARY, TaxonTokenizer
 from projects.bioscan_clip.datasets.schema import RANKS
-from projects.bioscan_clip.sample.names import tokenize_names
 from projects.bioscan_clip.sample.photos import draw_photo_of
 from projects.bioscan_clip.sample.specimens import collect_specimens
 from projects.bioscan_clip.sample.taxonomy import IntArray, grow_taxonomy
@@ -72,7 +72,7 @@ def write_sample(
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=path.parent) as spool:
         lengths = _draw_photos(spool, traits[specimens.species], seed, processes)
-        columns = specimens.columns | tokenize_names(specimens.names)
+        columns = specimens.columns | TaxonTokenizer(SAMPLE_VOCABULARY)(specimens.names)
         jpegs = np.memmap(spool, dtype=np.uint8, mode="r")
         splits = rows_of_splits(partition(specimens.columns[RANKS[-1]], seed))
         sources = {name: _source(rows, columns, lengths, jpegs) for name, rows in splits.items()}

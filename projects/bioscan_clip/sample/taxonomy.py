@@ -6,13 +6,15 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from projects.bioscan_clip.sample.names import syllables
-
 IntArray = npt.NDArray[np.int64]
 
 ORDERS: Final = ("Diptera", "Hymenoptera", "Coleoptera", "Lepidoptera", "Hemiptera", "Odonata")
 """Real orders, so that their body plans are known."""
 
+_ONSETS = ("b", "c", "d", "f", "g", "l", "m", "n", "p", "r", "s", "t", "v")
+_CLUSTERS = ("br", "ch", "cr", "dr", "gl", "ph", "pl", "pt", "st", "th", "tr", "x")
+_VOWELS = ("a", "e", "i", "o", "u")
+_CODAS = ("l", "m", "n", "r", "s")
 _GENUS_ENDINGS = ("a", "us", "is", "ia", "ella", "ops", "odes", "on")
 _EPITHET_ENDINGS = ("us", "a", "is", "ensis", "atus", "ata", "osa", "inus", "ella", "oides")
 
@@ -91,9 +93,17 @@ def _draw_parents(n_parents: int, n_children: int, rng: np.random.Generator) -> 
     return np.sort(np.concatenate([np.arange(n_parents), others]))
 
 
+def _syllables() -> tuple[list[str], list[str]]:
+    """Return open syllables (``me``), which start a stem, and closed ones (``lan``)."""
+    onsets = (*_ONSETS, *_CLUSTERS)
+    starts = [onset + vowel for onset in onsets for vowel in _VOWELS]
+    ends = [onset + vowel + coda for onset in _ONSETS for vowel in _VOWELS for coda in _CODAS]
+    return starts, ends
+
+
 def _distinct_stems(count: int, rng: np.random.Generator) -> list[str]:
     """Return capitalised stems such as ``Melan``."""
-    starts, ends = syllables()
+    starts, ends = _syllables()
     stems: dict[str, None] = {}
     while len(stems) < count:
         stem = str(rng.choice(starts)) + str(rng.choice(ends))
