@@ -52,11 +52,12 @@ def test_columns_are_what_bert_reads(tokenizer):
     assert tokenizer([])[TEXT_IDS].shape == (0, 20)
 
 
-def test_folder_saved_by_transformers(reference, tokenizer, tmp_path):
+def test_folder_of_a_model(reference, tokenizer, tmp_path):
     reference.save_pretrained(tmp_path)
     assert (tmp_path / "tokenizer.json").exists()
-    loaded = TaxonTokenizer.from_pretrained(str(tmp_path))
-    assert loaded(NAMES)[TEXT_IDS].tolist() == tokenizer(NAMES)[TEXT_IDS].tolist()
+    for folder in (tmp_path, SAMPLE_VOCABULARY.parent):
+        loaded = TaxonTokenizer.from_pretrained(str(folder))
+        assert loaded(NAMES)[TEXT_IDS].tolist() == tokenizer(NAMES)[TEXT_IDS].tolist()
 
 
 def test_model_on_the_hub_that_has_a_vocabulary_only(tokenizer, monkeypatch):

@@ -77,9 +77,10 @@ class TaxonTokenizer:
         """
         problem: Exception | None = None
         for file in _FILES:
-            path = Path(name).expanduser() / file
-            if path.is_file():
-                return cls(path)
+            local = Path(name).expanduser() / file
+            if local.is_file():
+                return cls(local)
+        for file in _FILES:
             try:
                 return cls(Path(hf_hub_download(name, file)))
             except EntryNotFoundError as error:
