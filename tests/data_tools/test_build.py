@@ -296,7 +296,7 @@ def test_metadata_that_are_not_as_published(small, tokenizer, tmp_path):
 
 
 def test_unknown_tokenizer(small, tmp_path):
-    with pytest.raises(OSError, match=r"'no/such' cannot be loaded: .* --text-tokenizer"):
+    with pytest.raises(OSError, match=r"'no/such' cannot be loaded: .* local folder"):
         build("1m", small, tmp_path / "1m.hdf5", text_tokenizer="no/such")
 
 

@@ -47,7 +47,7 @@ class TaxonTokenizer:
             self._tokenizer = (
                 Tokenizer.from_file(str(file)) if file.suffix == ".json" else _uncased_bert(file)
             )
-            padding = self._tokenizer.token_to_id("[PAD]")
+            padding = self._tokenizer.get_vocab()["[PAD]"]
             self._tokenizer.enable_truncation(TEXT_LENGTH)
             self._tokenizer.enable_padding(length=TEXT_LENGTH, pad_id=padding)
         except Exception as error:  # `tokenizers` raises no narrower one
@@ -123,6 +123,6 @@ def _uncased_bert(vocabulary: Path) -> Tokenizer:
     tokenizer = Tokenizer(WordPiece.from_file(str(vocabulary), unk_token="[UNK]"))
     tokenizer.normalizer = BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = BertPreTokenizer()
-    ends = [(token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
-    tokenizer.post_processor = BertProcessing(*ends)
+    ids = tokenizer.get_vocab()
+    tokenizer.post_processor = BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
     return tokenizer
