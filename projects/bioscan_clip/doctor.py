@@ -164,10 +164,7 @@ def _compose(experiment: str) -> Any:
 
     store.add_to_hydra_store(overwrite_ok=True)
     with initialize_config_module("mmlearn.conf", version_base=None):
-        return compose(
-            "base_config",
-            overrides=[f"hydra.searchpath=[pkg://{_CONFIGS}]", f"+experiment={experiment}"],
-        )
+        return compose("base_config", overrides=[f"+experiment={experiment}"])
 
 
 def _data(config: Any) -> Iterator[Finding]:

@@ -1,6 +1,11 @@
 """Every experiment composes and becomes real objects, with every option of its groups."""
 
+import os
+import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import cloudpickle
 import mmlearn.cli.run
@@ -13,10 +18,12 @@ from hydra_zen import store
 from omegaconf import OmegaConf
 from transformers import BertConfig, BertModel
 
+from projects.bioscan_clip.configs.checks import CheckOptions
 from projects.bioscan_clip.datasets.schema import SPLITS_1M, SPLITS_5M
 from projects.bioscan_clip.tasks import LabelAwareContrastiveLoss
 
 SEARCH_PATH = "hydra.searchpath=[pkg://projects.bioscan_clip.configs]"
+ROOT = str(Path(__file__).parents[2])
 FULL_SIZE = ("bioscan_1m", "bioscan_5m")
 
 
@@ -29,7 +36,11 @@ def _hydra():
 
 
 def composed(experiment: str, *overrides: str):
-    return compose("base_config", overrides=[SEARCH_PATH, f"+experiment={experiment}", *overrides])
+    return compose("base_config", overrides=[f"+experiment={experiment}", *overrides])
+
+
+def evaluated(config) -> list:
+    return [*config.datasets.val.values(), *config.datasets.test.values()]
 
 
 def trainable(module: torch.nn.Module) -> set[str]:
@@ -77,8 +88,8 @@ def test_published_recipe(experiment, monkeypatch):
     assert config.datasets.train.split == "no_split_and_seen_train"
     assert config.datasets.train.for_training
     for stage in ("val", "test"):
-        evaluated = config.datasets[stage]
-        splits = {part: dataset.split for part, dataset in evaluated.items()}
+        of_stage = config.datasets[stage]
+        splits = {part: dataset.split for part, dataset in of_stage.items()}
         assert splits == {
             "keys_split": "all_keys",
             "seen_split": f"{stage}_seen",
@@ -89,13 +100,58 @@ def test_published_recipe(experiment, monkeypatch):
                 else {}
             ),
         }
-        assert not any(dataset.for_training for dataset in evaluated.values())
-        assert all(d.path_to_hdf5_file == "/data/file.hdf5" for d in evaluated.values())
+        assert not any(dataset.for_training for dataset in of_stage.values())
+        assert all(d.path_to_hdf5_file == "/data/file.hdf5" for d in of_stage.values())
     known_splits = SPLITS_1M if experiment == "bioscan_1m" else SPLITS_5M
-    evaluated = [*config.datasets.val.values(), *config.datasets.test.values()]
-    assert {dataset.split for dataset in [config.datasets.train, *evaluated]} <= set(known_splits)
+    datasets = [config.datasets.train, *evaluated(config)]
+    assert {dataset.split for dataset in datasets} <= set(known_splits)
     tokenizer = config.datasets.train.tokenizer
     assert (tokenizer.k, tokenizer.stride, tokenizer.max_length) == (5, 5, 660)
+
+
+def variables(config) -> list[str]:
+    return [dataset.path_variable for dataset in [config.datasets.train, *evaluated(config)]]
+
+
+def test_one_word_changes_all_data_and_a_longer_one_some():
+    assert set(variables(composed("bioscan_1m", "data=BIOSCAN-5M"))) == {"BIOSCAN_5M_HDF5"}
+    config = composed("bioscan_1m", "datasets@datasets.train=BIOSCAN-5M")
+    assert variables(config) == ["BIOSCAN_5M_HDF5"] + ["BIOSCAN_1M_HDF5"] * 8
+
+
+def test_the_search_path_may_also_be_given():
+    assert composed("bioscan_1m", SEARCH_PATH) == composed("bioscan_1m")
+
+
+def test_runs_of_one_second_have_folders_of_their_own():
+    folders = set()
+    for _ in range(3):
+        config = compose("base_config", ["+experiment=bioscan_1m"], return_hydra_config=True)
+        assert config.hydra.sweep.dir == config.hydra.run.dir
+        folders.add(config.hydra.run.dir)
+    assert len(folders) == 3
+    assert all(Path(folder).parts[:2] == ("outputs", "bioscan_1m") for folder in folders)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["experiment_name=../x", "experiment_name=/tmp/x", "experiment_name=.", "seed=-1"]
+)
+def test_wrong_options_end_in_a_sentence(wrong):
+    with pytest.raises(SystemExit, match=f"^{re.escape(wrong)}: "):
+        CheckOptions().on_run_start(composed("bioscan_1m", wrong))
+
+
+def test_a_wrong_option_ends_mmlearn_run_before_it_makes_a_folder(tmp_path):
+    """In a process of its own, which also finds the experiment without `hydra.searchpath`."""
+    program = Path(sys.executable).parent / "mmlearn_run"
+    command = [program, "+experiment=bioscan_1m", "experiment_name=a/b"]
+    run = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ROOT}, capture_output=True, text=True
+    )
+    assert run.returncode == 1
+    assert "experiment_name=a/b: it names a folder" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("experiment", [*FULL_SIZE, "bioscan_sample"])

@@ -11,7 +11,6 @@ from hydra.utils import instantiate
 from hydra_zen import store
 from submitit.slurm.slurm import SlurmExecutor
 
-SEARCH_PATH = "hydra.searchpath=[pkg://projects.bioscan_clip.configs]"
 COMMON = {
     "--time=1440",
     "--signal=USR2@180",
@@ -36,7 +35,7 @@ def _hydra():
 
 
 def composed(*overrides: str):
-    overrides = (SEARCH_PATH, "+experiment=bioscan_sample", *overrides)
+    overrides = ("+experiment=bioscan_sample", *overrides)
     return compose("base_config", overrides=list(overrides), return_hydra_config=True)
 
 
@@ -86,7 +85,7 @@ def test_preset_asks_for(submitted, preset):
 
 
 def test_errors_of_a_job_are_in_its_log(caplog):
-    (callback,) = composed("hydra/launcher=slurm_nodes").hydra.callbacks.values()
+    callback = composed("hydra/launcher=slurm_nodes").hydra.callbacks.errors_in_log
     failed = JobReturn(status=JobStatus.FAILED)
     failed.return_value = ValueError("what is wrong")
     instantiate(callback).on_job_end(config=None, job_return=failed)

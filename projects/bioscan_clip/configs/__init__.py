@@ -1,7 +1,7 @@
 """What users type: Hydra config groups of this project.
 
-Hydra imports this package when it is on ``hydra.searchpath``, which adds the entries below to its
-config store; the YAML files beside it refer to them by name.
+Hydra imports this package when it is on its search path (``hydra_plugins.bioscan_clip`` puts it
+there), which adds the entries below to its config store; the YAML files beside it name them.
 """
 
 import copyreg
@@ -19,6 +19,7 @@ from omegaconf import II, MISSING
 from peft import LoraConfig
 
 from projects.bioscan_clip.datasets.loader import WindowedSampler
+from projects.bioscan_clip.datasets.schema import EVALUATION_SPLITS, TRAINING_SPLIT
 from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
 from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
 from projects.bioscan_clip.encoders import BERT_SAMPLE, BarcodeBERT, TextEncoder
@@ -139,7 +140,16 @@ def _store_sample_encoders() -> None:
     )
 
 
-def _store_datasets() -> None:
+def _store_data() -> None:
+    """Store each file as a dataset of any split, and as `data`: the splits of an experiment."""
+    splits: dict[str, Any] = {"train": {"split": TRAINING_SPLIT}}
+    places = ["train"]
+    for stage, roles in EVALUATION_SPLITS.items():
+        parts = {f"{role}_split": split for role, split in roles.items()}
+        splits[stage] = {
+            part: {"split": split, "for_training": False} for part, split in parts.items()
+        }
+        places += [f"{stage}.{part}" for part in parts]
     for name, variable, default, image_size in (
         ("BIOSCAN-1M", "BIOSCAN_1M_HDF5", "null", 224),
         ("BIOSCAN-5M", "BIOSCAN_5M_HDF5", "null", 224),
@@ -155,6 +165,8 @@ def _store_datasets() -> None:
             tokenizer=builds(KmerTokenizer, populate_full_signature=True),
             image_size=image_size,
         )
+        defaults = [*({f"/datasets@{place}": name} for place in places), "_self_"]
+        external_store({"defaults": defaults} | splits, group="data", name=name, package="datasets")
 
 
 def _store_samplers() -> None:
@@ -199,6 +211,6 @@ def _let_submitit_pickle_torch_backends() -> None:
 _let_submitit_pickle_torch_backends()
 _store_encoders()
 _store_sample_encoders()
-_store_datasets()
+_store_data()
 _store_samplers()
 _store_tasks()
