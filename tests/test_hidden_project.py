@@ -28,7 +28,7 @@ def test_says_what_hides_it_and_what_to_do(tmp_path, program):
         capture_output=True,
         text=True,
     )
-    assert f"projects.bioscan_clip is {clone}, not the project" in run.stderr
+    assert f"{clone.parent} is imported as `projects`, which hides the project" in run.stderr
     assert "pip install 'mmlearn" in run.stderr
     if program == "bioscan-clip":  # mmlearn_run goes on: the clone's may be meant
         assert run.returncode == 1

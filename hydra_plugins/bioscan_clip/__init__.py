@@ -5,6 +5,7 @@ is on Python's path, the names of this project lead there. Hydra finds plugins b
 """
 
 import sys
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,15 +28,20 @@ class BioscanClipSearchPath(SearchPathPlugin):
 
 def hidden() -> str | None:
     """Say what hides this project and what to do, if anything does."""
-    found = find_spec("projects.bioscan_clip") if find_spec("projects") else None
-    folders = (found.submodule_search_locations if found else None) or ["nowhere"]
-    if any(Path(folder, "doctor.py").is_file() for folder in folders):
+    projects = find_spec("projects")
+    ours = find_spec("projects.bioscan_clip") if projects else None
+    if any(Path(folder, "doctor.py").is_file() for folder in _folders(ours)):
         return None
     return (
-        f"projects.bioscan_clip is {folders[0]}, not the project that `bioscan-clip` was installed "
-        "from: a clone of mmlearn hides it. Take the clone off Python's path: replace an editable "
-        "install by `pip install 'mmlearn>=0.1.0,<0.2'`, and leave the clone out of PYTHONPATH."
+        f"{' and '.join(_folders(projects)) or 'Nothing'} is imported as `projects`, which hides the "
+        "project of `bioscan-clip`. If it is of a clone of mmlearn, take that off Python's path: "
+        "replace its editable install by `pip install 'mmlearn>=0.1.0,<0.2'`, and leave it out of "
+        "PYTHONPATH."
     )
+
+
+def _folders(spec: ModuleSpec | None) -> list[str]:
+    return list(spec.submodule_search_locations or ()) if spec else []
 
 
 def main() -> None:
