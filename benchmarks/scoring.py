@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from projects.bioscan_clip.datasets.schema import RANKS
-from projects.bioscan_clip.scoring.embeddings import MODALITIES, Embeddings
 from projects.bioscan_clip.scoring.evaluation import Evaluation, evaluate
 from projects.bioscan_clip.scoring.neighbours import find_neighbours
+from projects.bioscan_clip.scoring.specimens import MODALITIES, Specimens
 
 KEYS: Final = 21_118  # of BIOSCAN-1M
 QUERIES: Final = 2_000  # of seen, and of unseen species
@@ -33,7 +33,7 @@ def main() -> None:
     start = time.perf_counter()
     usual_neighbours, usual_accuracy = usual(keys, queries)
     middle = time.perf_counter()
-    ours = evaluate(keys, queries, TOP_K)
+    ours = evaluate({"keys": keys, **queries}, TOP_K)
     seconds = middle - start, time.perf_counter() - middle
     check(ours, usual_neighbours, usual_accuracy)
     console.print(
@@ -55,7 +55,7 @@ def main() -> None:
     console.print(table)
 
 
-def specimens(count: int, seed: int, dtype: torch.dtype = torch.float32) -> Embeddings:
+def specimens(count: int, seed: int, dtype: torch.dtype = torch.float32) -> Specimens:
     """Draw specimens around 2,000 species, so that some neighbours are right."""
     generator = torch.Generator().manual_seed(seed)
     species = torch.randint(2000, (count,), generator=generator)
@@ -68,7 +68,7 @@ def specimens(count: int, seed: int, dtype: torch.dtype = torch.float32) -> Embe
             noise = torch.randn((len(rows), WIDTH), generator=generator)
             values[rows] = (centres[species[rows]] + 4 * noise).to(dtype)
         features[name] = values
-    return Embeddings(labels=labels, **features)
+    return Specimens(labels=labels, **features)
 
 
 def usual(keys, queries):

@@ -225,7 +225,7 @@ def evaluate(
         Path,
         typer.Option(help="embeddings.hdf5 of a run, or a folder of CLIBD's extracted features."),
     ],
-    out: Annotated[Path, typer.Option(help="The folder to leave metrics and the report in.")],
+    out: Annotated[Path, typer.Option(help="The folder for metrics and the report.")],
     report: Annotated[
         Literal["off", "light", "full"],
         typer.Option(help="Only metrics.json; tables and a page; or also a map of embeddings."),
@@ -237,12 +237,26 @@ def evaluate(
     restrict_to: Annotated[
         Path | None, typer.Option(help="A checklist: names of taxa to predict, one a line.")
     ] = None,
+    linear_head: Annotated[
+        bool | None,
+        typer.Option(help="Fit a linear classifier too; by default where it takes minutes."),
+    ] = None,
+    clibd: Annotated[
+        bool, typer.Option("--clibd", help="Also write the files that CLIBD's evaluation reads.")
+    ] = False,
 ) -> None:
     """Score saved embeddings, without a model."""
-    from projects.bioscan_clip.reports.evaluate_saved import evaluate_saved
+    from projects.bioscan_clip.reports.evaluation import evaluate_saved
 
-    files = evaluate_saved(embeddings, out, report, search, restrict_to)
-    typer.echo(f"Saved in {out}: {', '.join(path.name for path in files)}")
+    evaluate_saved(
+        embeddings,
+        out,
+        report=report,
+        search=search,
+        restrict_to=restrict_to,
+        linear_head=linear_head,
+        clibd=clibd,
+    )
 
 
 @app.command()

@@ -11,9 +11,8 @@ import torch
 
 from projects.bioscan_clip.datasets.schema import IDENTIFIERS, NOT_CLASSIFIED, RANKS
 from projects.bioscan_clip.datasets.taxonomy import encode_taxa
-from projects.bioscan_clip.reports.specimens import Specimens
-from projects.bioscan_clip.scoring.embeddings import Embeddings
 from projects.bioscan_clip.scoring.evaluation import Evaluation, evaluate
+from projects.bioscan_clip.scoring.specimens import Specimens
 
 # Numba reads it when imported; on a busy machine, its threads wait for each other.
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
@@ -43,23 +42,22 @@ def read_specimens(path: Path, split: str) -> Specimens:
             for row, length in zip(group["image"][:], group["image_mask"][:], strict=True)
         ]
     table = pd.DataFrame(columns).astype("string").replace(NOT_CLASSIFIED.decode(), pd.NA)
-    return Specimens(table, photos.__getitem__)
+    return specimens_of(table, photos.__getitem__, split)
 
 
-def embeddings_of(table: pd.DataFrame) -> Embeddings:
+def specimens_of(table, read_photo=None, split="") -> Specimens:
+    """Make up embeddings that fit the names of a table."""
     names = table[list(RANKS)].fillna(NOT_CLASSIFIED.decode())
     codes = [encode_taxa(names[rank].to_numpy(dtype=object).astype(bytes)) for rank in RANKS]
-    return Embeddings(
+    return Specimens(
         labels=torch.from_numpy(np.stack(codes, axis=1)),
         rgb=embed(table, noise=1.0, gap=1),
         dna=embed(table, noise=0.4, gap=2),
         text=embed(table, noise=0.1, gap=3),
+        table=table,
+        read_photo=read_photo,
+        splits=(split,),
     )
-
-
-def evaluated(specimens: dict[str, Specimens]) -> Evaluation:
-    sets = {name: embeddings_of(each.table) for name, each in specimens.items()}
-    return evaluate(sets.pop("keys"), sets)
 
 
 @pytest.fixture(scope="session")
@@ -70,13 +68,13 @@ def specimens(sample_file) -> dict[str, Specimens]:
 
 @pytest.fixture(scope="session")
 def evaluation(specimens) -> Evaluation:
-    return evaluated(specimens)
+    return evaluate(specimens)
 
 
 @pytest.fixture(scope="session")
-def evaluate_specimens() -> Callable[[dict[str, Specimens]], Evaluation]:
-    """Evaluate made-up embeddings of some specimens."""
-    return evaluated
+def make_specimens() -> Callable[..., Specimens]:
+    """Make up embeddings that fit the names of a table."""
+    return specimens_of
 
 
 @pytest.fixture

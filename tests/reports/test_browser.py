@@ -25,11 +25,11 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def path(evaluation, specimens, tmp_path_factory):
+def path(evaluation, tmp_path_factory):
     path = tmp_path_factory.mktemp("browser") / "report.html"
     about = {"experiment": "a" * 80, "file": "sample.hdf5", "checkpoint": "/x" * 60}
     published = replace(load_published(), key_specimens=len(evaluation.keys))
-    write_page(evaluation, specimens, about, path, full=True, published=published)
+    write_page(evaluation, about, path, full=True, published=published)
     return path
 
 

@@ -55,30 +55,31 @@ def read(path, dataset):
 def test_features_and_labels_come_together(tmp_path, stage):
     path = write(tmp_path, stage)
     for given in (path, tmp_path):
-        loaded = load_embeddings(given)
-        assert loaded.stage == stage
-        assert set(loaded.embeddings) == {"keys", "seen", "unseen"}
-        assert loaded.seen_key is None
+        sets, found = load_embeddings(given)
+        assert found == stage
+        assert set(sets) == {"keys", "seen", "unseen"}
+        assert sets["keys"].is_seen is None
+        assert sets["seen"].splits == (f"{stage}_seen",)
         for role, group in {"keys": "key", "seen": "seen", "unseen": "unseen"}.items():
-            embeddings, table = loaded.embeddings[role], loaded.specimens[role].table
-            assert embeddings.rgb.dtype == torch.float32
-            assert embeddings.rgb.equal(read(path, f"{group}/encoded_image_feature"))
-            assert embeddings.text.equal(read(path, f"{group}/encoded_language_feature"))
+            specimens = sets[role]
+            assert specimens.rgb.dtype == torch.float32
+            assert specimens.rgb.equal(read(path, f"{group}/encoded_image_feature"))
+            assert specimens.text.equal(read(path, f"{group}/encoded_language_feature"))
             species = [
                 -1 if row == 3 else taxon_code(f"Syrphus {row % 3}".encode())
                 for row in range(COUNTS[group])
             ]
-            assert embeddings.labels[:, 3].tolist() == species
-            assert table["image_file"].tolist() == [
+            assert specimens.labels[:, 3].tolist() == species
+            assert specimens.table["image_file"].tolist() == [
                 f"{group}{row}.jpg" for row in range(COUNTS[group])
             ]
-            assert table["species"].isna().tolist() == [code == -1 for code in species]
+            assert specimens.table["species"].isna().tolist() == [code == -1 for code in species]
 
 
 def test_accuracy_is_what_faiss_like_search_gives(tmp_path):
     """As CLIBD does it: inner products of unit vectors, and the label of the largest."""
-    loaded = load_embeddings(write(tmp_path))
-    numbers = evaluate(loaded.embeddings["keys"], loaded.queries).numbers()
+    sets, _ = load_embeddings(write(tmp_path))
+    numbers = evaluate(sets).numbers()
     path = tmp_path / "extracted_feature_from_test_split.hdf5"
     unit = {
         name: torch.nn.functional.normalize(read(path, name)).numpy()
@@ -94,13 +95,11 @@ def test_accuracy_is_what_faiss_like_search_gives(tmp_path):
 
 def test_without_names_or_ids_or_a_modality(tmp_path):
     write(tmp_path, modalities=("image", "dna"), suffix="")
-    loaded = load_embeddings(tmp_path)
-    assert loaded.embeddings["keys"].text is None
-    assert loaded.specimens["seen"].table["processid"].tolist() == [
-        f"seen{row}" for row in range(5)
-    ]
+    sets, _ = load_embeddings(tmp_path)
+    assert sets["keys"].text is None
+    assert sets["seen"].table["processid"].tolist() == [f"seen{row}" for row in range(5)]
     (tmp_path / "processed_id_test.json").unlink()
-    table = load_embeddings(tmp_path).specimens["seen"].table
+    table = load_embeddings(tmp_path)[0]["seen"].table
     assert table[["processid", "image_file", "sampleid"]].isna().all(axis=None)
 
 
@@ -137,9 +136,8 @@ def test_what_is_wrong_beside_the_features_is_said(tmp_path):
 
 
 def test_predictions_name_the_photo(tmp_path):
-    loaded = load_embeddings(write(tmp_path))
-    evaluation = evaluate(loaded.embeddings["keys"], loaded.queries)
-    saved = pq.read_table(save_predictions(evaluation, loaded.specimens, tmp_path)).to_pandas()
+    sets, _ = load_embeddings(write(tmp_path))
+    saved = pq.read_table(save_predictions(evaluate(sets), tmp_path)).to_pandas()
     rows = saved[(saved["split"] == "unseen") & (saved["query"] == "dna")]
     assert rows["image_file"].tolist() == [f"unseen{row}.jpg" for row in range(4)]
     assert rows["sampleid"].isna().all()

@@ -43,7 +43,7 @@ def test_finest_rank_with_names_decides():
 
 
 def test_entries_show_neighbours(evaluation, specimens):
-    entries = gallery(evaluation, specimens)
+    entries = gallery(evaluation)
     assert [entry.split for entry in entries] == ["seen"] * 6 + ["unseen"] * 6
     for entry in entries:
         table = specimens[entry.split].table

@@ -45,7 +45,7 @@ def test_randomness_and_threads_of_others_are_left_alone():
 
 
 def test_map_shows_each_specimen_once_per_modality(evaluation, specimens):
-    figure = map_plot(evaluation, specimens).figure
+    figure = map_plot(evaluation).figure
     total = sum(len(each.table) for each in specimens.values())
     by_order = [trace for trace in figure.data if trace.visible]
     by_modality = [trace for trace in figure.data if not trace.visible]

@@ -14,8 +14,8 @@ from projects.bioscan_clip.reports.nearest import nearest_names, shared_rank
 
 
 @pytest.fixture(scope="module")
-def nearest(evaluation, specimens):
-    return nearest_names(evaluation, specimens, ("rgb", "dna"))
+def nearest(evaluation):
+    return nearest_names(evaluation, ("rgb", "dna"))
 
 
 @pytest.fixture(scope="module")

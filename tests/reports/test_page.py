@@ -10,9 +10,8 @@ import torch
 from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.reports.page import write_page
 from projects.bioscan_clip.reports.results import load_published
-from projects.bioscan_clip.reports.specimens import Specimens
+from projects.bioscan_clip.scoring.accuracy import mistake_table
 from projects.bioscan_clip.scoring.evaluation import evaluate
-from projects.bioscan_clip.scoring.mistakes import mistake_table
 
 NAMES = {("rgb", "dna"): "photo → barcode", ("rgb", "rgb"): "photo → photo"}
 
@@ -48,9 +47,9 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def page_of(tmp_path, about):
-    def write(evaluation, specimens, **options):
+    def write(evaluation, **options):
         path = tmp_path / "new" / "report.html"
-        write_page(evaluation, specimens, about, path, **{"full": False, **options})
+        write_page(evaluation, about, path, **{"full": False, **options})
         assert [file.name for file in path.parent.iterdir()] == ["report.html"]
         return Page(path.read_text("utf-8"))
 
@@ -58,12 +57,12 @@ def page_of(tmp_path, about):
 
 
 @pytest.fixture(scope="module")
-def page(evaluation, specimens, tmp_path_factory):
+def page(evaluation, tmp_path_factory):
     """The whole page, and its bytes."""
     path = tmp_path_factory.mktemp("page") / "report.html"
     about = {"file": "sample.hdf5", "splits": {"keys": {"all_keys": len(evaluation.keys)}}}
     published = replace(load_published(), key_specimens=len(evaluation.keys))
-    write_page(evaluation, specimens, about, path, full=True, published=published)
+    write_page(evaluation, about, path, full=True, published=published)
     return Page(path.read_text("utf-8")), path.read_text("utf-8")
 
 
@@ -101,8 +100,8 @@ def test_published_numbers_stand_beside_the_pair_they_are_of(page):
     assert ("photo → photo", "paper") not in rows
 
 
-def test_published_numbers_of_other_data_are_not_shown(evaluation, specimens, page_of):
-    page = page_of(evaluation, specimens, published=load_published())
+def test_published_numbers_of_other_data_are_not_shown(evaluation, page_of):
+    page = page_of(evaluation, published=load_published())
     assert "CLIBD" not in page.text
 
 
@@ -117,8 +116,8 @@ def test_page_stands_alone(page, specimens):
     assert {alt.split("specimen ")[1] for alt in queries} <= ids
 
 
-def test_a_light_page_has_no_photos_and_no_map(evaluation, specimens, page_of):
-    page = page_of(evaluation, specimens)
+def test_a_light_page_has_no_photos_and_no_map(evaluation, page_of):
+    page = page_of(evaluation)
     assert page.photos == []
     assert "Map of the embeddings" not in page.text
     assert "The most confused taxa" in page.text
@@ -131,17 +130,17 @@ def test_key_figures(page, evaluation):
     assert re.search(rf"{len(evaluation.keys)}\s*keys", page[0].text)
 
 
-def test_says_what_was_evaluated(evaluation, specimens, page_of, about):
-    page = page_of(evaluation, specimens)
+def test_says_what_was_evaluated(evaluation, page_of, about):
+    page = page_of(evaluation)
     assert "bioscan_sample_test" in page.text
     assert "/runs/a/checkpoints/best.ckpt" in page.text
     assert re.search(r"seed\s*7", page.text)
     assert "restricted to" not in page.text  # as it was not
-    about["restrict_to"] = {"order": "Diptera"}
-    assert "restricted toorder Diptera" in page_of(evaluation, specimens).text
+    about["restrict_to"] = {"order": ["Diptera", "Odonata"], "family": ["Culicidae"]}
+    assert "restricted toorder Diptera or Odonata and family Culicidae" in page_of(evaluation).text
 
 
-def test_mistakes_and_decisions_are_shown(evaluation, specimens, page_of):
+def test_mistakes_and_decisions_are_shown(evaluation, page_of):
     mistakes = mistake_table(evaluation.keys, evaluation.queries, evaluation.neighbours)
     kept = evaluation.metrics[~evaluation.metrics["average"].isin(["mistake", "decision"])]
     decisions = {"accuracy": 0.8125, "auroc": 0.876, "threshold": 0.531}
@@ -150,99 +149,96 @@ def test_mistakes_and_decisions_are_shown(evaluation, specimens, page_of):
         for level, value in decisions.items()
     ]
     metrics = pd.concat([kept, mistakes, pd.DataFrame(decision, columns=kept.columns)])
-    page = page_of(replace(evaluation, metrics=metrics), specimens)
+    page = page_of(replace(evaluation, metrics=metrics))
     mean = mistakes.set_index(["query", "key", "split", "level"])["value"]
     assert f"{mean['rgb', 'dna', 'seen', 'mean']:.2f} (seen)" in page.text
     assert "81.2% of queries are rightly taken" in page.text
     assert "AUROC 0.876, threshold 0.531" in page.text
 
 
-def test_names_are_text_and_not_html(evaluation, specimens, tmp_path):
+def test_names_are_text_and_not_html(evaluation, tmp_path):
     odd = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     named = {}
-    for name, each in specimens.items():
+    for name, each in evaluation.sets.items():
         table = each.table.copy()
         for column in table:
             table[column] = table[column].where(table[column].isna(), table[column] + odd)
-        named[name] = Specimens(table, each.read_photo)
+        named[name] = replace(each, table=table)
     path = tmp_path / "report.html"
-    write_page(evaluation, named, {"file": odd, "checkpoint": odd}, path, full=True)
+    write_page(replace(evaluation, sets=named), {"file": odd, "checkpoint": odd}, path, full=True)
     html = path.read_text("utf-8")
     assert "<script>alert" not in html
     assert "<img src=x" not in html
     assert "&lt;script&gt;alert(1)" in html
 
 
-def some_rows(evaluation, specimens, queries, modalities=("rgb", "dna", "text")):
+def some_rows(evaluation, queries, modalities=("rgb", "dna", "text")):
     """Evaluate again with fewer queries or modalities."""
 
-    def only(embeddings, rows):
+    def only(specimens, rows):
         lacking = {name: None for name in ("rgb", "dna", "text") if name not in modalities}
-        return replace(embeddings[torch.arange(rows)], **lacking)
+        return replace(specimens[torch.arange(rows)], **lacking)
 
     sets = {split: only(evaluation.queries[split], rows) for split, rows in queries.items()}
-    chosen = {split: specimens[split].table.iloc[:rows] for split, rows in queries.items()}
-    tables = {name: Specimens(table, specimens[name].read_photo) for name, table in chosen.items()}
-    keys = only(evaluation.keys, len(evaluation.keys))
-    return evaluate(keys, sets), {**tables, "keys": specimens["keys"]}
+    return evaluate({"keys": only(evaluation.keys, len(evaluation.keys)), **sets})
 
 
-def test_without_unseen_queries(evaluation, specimens, page_of):
-    page = page_of(*some_rows(evaluation, specimens, {"seen": 20}), full=True)
+def test_without_unseen_queries(evaluation, page_of):
+    page = page_of(some_rows(evaluation, {"seen": 20}), full=True)
     assert "There were no queries of unseen species." in page.text
     assert page.tables[0][1].count("seen") == 4
     assert "unseen" not in page.tables[0][1]
 
 
-def test_an_empty_split_of_queries(evaluation, specimens, page_of):
-    page = page_of(*some_rows(evaluation, specimens, {"seen": 20, "unseen": 0}), full=True)
+def test_an_empty_split_of_queries(evaluation, page_of):
+    page = page_of(some_rows(evaluation, {"seen": 20, "unseen": 0}), full=True)
     assert "There were no queries of unseen species." in page.text
 
 
-def test_without_barcodes(evaluation, specimens, page_of):
+def test_without_barcodes(evaluation, page_of):
     queries = {"seen": 10, "unseen": 10}
-    page = page_of(*some_rows(evaluation, specimens, queries, ("rgb",)), full=True)
+    page = page_of(some_rows(evaluation, queries, ("rgb",)), full=True)
     assert "No barcodes were embedded." in page.text
     assert "photo → barcode" not in page.text
     assert "photo → photo" in page.text
     assert page.photos
 
 
-def test_without_photos_embedded(evaluation, specimens, page_of):
+def test_without_photos_embedded(evaluation, page_of):
     queries = {"seen": 10, "unseen": 10}
-    page = page_of(*some_rows(evaluation, specimens, queries, ("dna",)), full=True)
+    page = page_of(some_rows(evaluation, queries, ("dna",)), full=True)
     assert "No photos were embedded." in page.text
     assert "barcode → barcode" in page.text
 
 
-def test_one_query(evaluation, specimens, page_of):
-    page = page_of(*some_rows(evaluation, specimens, {"seen": 1}), full=True)
+def test_one_query(evaluation, page_of):
+    page = page_of(some_rows(evaluation, {"seen": 1}), full=True)
     assert sum(alt.startswith("Query:") for alt in page.photos) == 1
 
 
-def test_without_photos(evaluation, specimens, page_of):
-    tables = {name: Specimens(each.table) for name, each in specimens.items()}
-    page = page_of(evaluation, tables, full=True)
+def test_without_photos(evaluation, page_of):
+    sets = {name: replace(each, read_photo=None) for name, each in evaluation.sets.items()}
+    page = page_of(replace(evaluation, sets=sets), full=True)
     assert page.photos == []
     assert "Queries and their nearest keys" not in page.text
     assert "Map of the embeddings" in page.text
 
 
-def test_a_damaged_photo(evaluation, specimens, page_of):
+def test_a_damaged_photo(evaluation, page_of):
     broken = {
-        name: Specimens(each.table, lambda row: b"\xff\xd8" + b"no picture" * 5000)
-        for name, each in specimens.items()
+        name: replace(each, read_photo=lambda row: b"\xff\xd8" + b"no picture" * 5000)
+        for name, each in evaluation.sets.items()
     }
-    page = page_of(evaluation, broken, full=True)
+    page = page_of(replace(evaluation, sets=broken), full=True)
     assert "photo cannot be read" in page.text
 
 
 @pytest.mark.parametrize("unknown", [("species",), RANKS])
-def test_without_names_at_a_rank(specimens, page_of, evaluate_specimens, unknown):
-    tables = {
-        name: Specimens(each.table.assign(**dict.fromkeys(unknown, pd.NA)).astype("string"))
+def test_without_names_at_a_rank(specimens, page_of, make_specimens, unknown):
+    sets = {
+        name: make_specimens(each.table.assign(**dict.fromkeys(unknown, pd.NA)).astype("string"))
         for name, each in specimens.items()
     }
-    page = page_of(evaluate_specimens(tables), tables, full=True)
+    page = page_of(evaluate(sets), full=True)
     assert f"No query has a known {' or '.join(unknown)}." in page.text
     assert "nan" not in re.findall(r"[a-z]+", page.text)

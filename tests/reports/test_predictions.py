@@ -8,14 +8,13 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from projects.bioscan_clip.datasets.taxonomy import encode_taxa
 from projects.bioscan_clip.reports.predictions import save_predictions
-from projects.bioscan_clip.reports.specimens import Specimens, as_table
-from projects.bioscan_clip.scoring.embeddings import Embeddings
 from projects.bioscan_clip.scoring.evaluation import evaluate
+from projects.bioscan_clip.scoring.specimens import Specimens, table_of
 
 RANKS = ("order", "family", "genus", "species")
 
 
-def specimens(count: int, seed: int, prefix: str) -> tuple[Embeddings, Specimens]:
+def specimens(count: int, seed: int, prefix: str) -> Specimens:
     rng = np.random.default_rng(seed)
     species = rng.integers(0, 10, count)
     taxa = (species // 5, species // 3, species // 2, species)
@@ -28,10 +27,12 @@ def specimens(count: int, seed: int, prefix: str) -> tuple[Embeddings, Specimens
     centres = np.random.default_rng(5).normal(size=(10, 6))
     photo, barcode = centres[species] + rng.normal(size=(2, count, 6))
     ids = {"sampleid": np.array([f"{prefix}{row}".encode() for row in range(count)])}
-    embeddings = Embeddings(
-        torch.from_numpy(labels), rgb=torch.from_numpy(photo), dna=torch.from_numpy(barcode)
+    return Specimens(
+        torch.from_numpy(labels),
+        rgb=torch.from_numpy(photo),
+        dna=torch.from_numpy(barcode),
+        table=table_of(ids | names, count),
     )
-    return embeddings, Specimens(as_table(ids | names, count))
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +41,13 @@ def saved(tmp_path_factory):
         role: specimens(count, seed, role)
         for seed, (role, count) in enumerate({"keys": 60, "seen": 40, "unseen": 30}.items())
     }
-    embeddings = {role: values for role, (values, _) in sets.items()}
-    queries = {role: embeddings[role] for role in ("seen", "unseen")}
-    evaluation = evaluate(embeddings["keys"], queries)
-    described = {role: named for role, (_, named) in sets.items()}
-    path = save_predictions(evaluation, described, tmp_path_factory.mktemp("run"))
-    return evaluation, described, pq.read_table(path).to_pandas()
+    evaluation = evaluate(sets)
+    path = save_predictions(evaluation, tmp_path_factory.mktemp("run"))
+    return evaluation, pq.read_table(path).to_pandas()
 
 
 def test_every_specimen_stands_once_for_each_pair(saved):
-    _, described, table = saved
+    evaluation, table = saved
     pairs = table.groupby(["query", "key", "split"]).size().to_dict()
     assert pairs == {
         (query, key, split): count
@@ -57,13 +55,13 @@ def test_every_specimen_stands_once_for_each_pair(saved):
         for split, count in (("seen", 40), ("unseen", 30))
     }
     seen = table[(table["split"] == "seen") & (table["key"] == "rgb")]
-    assert seen["sampleid"].tolist() == described["seen"].table["sampleid"].tolist()
+    assert seen["sampleid"].tolist() == evaluation.queries["seen"].table["sampleid"].tolist()
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 @pytest.mark.parametrize("rank", RANKS)
 def test_accuracy_of_predictions(saved, rank):
-    evaluation, _, table = saved
+    evaluation, table = saved
     numbers = evaluation.numbers()
     for (query, key, split), rows in table.groupby(["query", "key", "split"]):
         labelled = rows[rows[f"true_{rank}"].notna()]
@@ -75,7 +73,7 @@ def test_accuracy_of_predictions(saved, rank):
 
 
 def test_nearest_keys_are_named(saved):
-    evaluation, _, table = saved
+    evaluation, table = saved
     near = evaluation.neighbours["rgb", "dna", "unseen"]
     rows = table[(table["query"] == "rgb") & (table["key"] == "dna") & (table["split"] == "unseen")]
     for place, (_, row) in enumerate(rows.iterrows()):

@@ -16,9 +16,9 @@ def logger(tmp_path, monkeypatch):
     logger.finalize("success")
 
 
-def test_tables_figures_and_page_are_logged(logger, evaluation, specimens, tmp_path, about):
+def test_tables_figures_and_page_are_logged(logger, evaluation, tmp_path, about):
     path = tmp_path / "report.html"
-    shown = write_page(evaluation, specimens, about, path, full=False)
+    shown = write_page(evaluation, about, path, full=False)
     log_report([CSVLogger(tmp_path), logger], evaluation, [tmp_path / "other.csv", path], shown)
     logged = dict(logger.experiment.summary)
     kinds = {name: logged[name]["_type"] for name in logged if name.startswith("report/")}

@@ -4,23 +4,25 @@ import numpy as np
 import pytest
 import torch
 
+from projects.bioscan_clip.scoring import Specimens
+from projects.bioscan_clip.scoring.accuracy import distances, mistake_table
 from projects.bioscan_clip.scoring.evaluation import evaluate
-from projects.bioscan_clip.tasks import Embeddings
+from projects.bioscan_clip.scoring.neighbours import Match, Neighbours
 
 
-def specimens(count: int, seed: int, noise: float) -> Embeddings:
+def specimens(count: int, seed: int, noise: float) -> Specimens:
     rng = np.random.default_rng(seed)
     species = rng.integers(0, 12, count)
     labels = np.stack([species // 6, 10 + species // 4, 20 + species // 2, 40 + species], axis=1)
     centres = np.random.default_rng(99).normal(size=(12, 6))
     photo = centres[species] + noise * rng.normal(size=(count, 6))
-    return Embeddings(torch.from_numpy(labels), rgb=torch.from_numpy(photo))
+    return Specimens(torch.from_numpy(labels), rgb=torch.from_numpy(photo))
 
 
 @pytest.fixture(scope="module")
 def evaluation():
     queries = {"seen": specimens(90, 1, 0.8), "unseen": specimens(60, 2, 1.2)}
-    return evaluate(specimens(100, 0, 0.8), queries, top_k=(1, 3))
+    return evaluate({"keys": specimens(100, 0, 0.8), **queries}, top_k=(1, 3))
 
 
 def rows(evaluation, **chosen):
@@ -75,14 +77,43 @@ def test_values_and_counts(evaluation):
 
 
 def test_intervals_are_seeded(evaluation):
-    again = evaluate(evaluation.keys, evaluation.queries, top_k=(1, 3))
+    again = evaluate(evaluation.sets, top_k=(1, 3))
     assert again.metrics.equals(evaluation.metrics)
 
 
 def test_all_labels_unknown_at_a_rank():
     keys, queries = specimens(20, 0, 0.5), specimens(5, 1, 0.5)
     queries.labels[:, 3] = -1
-    levels = set(evaluate(keys, {"seen": queries}).metrics["level"])
+    levels = set(evaluate({"keys": keys, "seen": queries}).metrics["level"])
     assert levels == {"order", "family", "genus"}
     queries.labels[:] = -1
-    assert evaluate(keys, {"seen": queries}).numbers() == {}
+    assert evaluate({"keys": keys, "seen": queries}).numbers() == {}
+
+
+TRUTH = torch.tensor([[1, 2, 3, 4]] * 6 + [[1, 2, 3, -1]])
+NEAREST = torch.tensor(
+    [[1, 2, 3, 4], [1, 2, 3, 9], [1, 2, 9, 9], [1, 9, 9, 9], [9] * 4, [1, 2, -1, -1], [1, 2, 3, -1]]
+)
+
+
+def test_lowest_shared_rank():
+    assert distances(NEAREST, TRUTH).tolist() == [0, 1, 2, 3, 4, 2, 1]
+
+
+def test_shares_and_mean_over_queries_of_known_species():
+    match = Match("rgb", "dna", "seen")
+    near = Neighbours(torch.ones(7, 1), torch.arange(7)[:, None])
+    table = mistake_table(Specimens(NEAREST), {"seen": Specimens(TRUTH)}, {match: near})
+    found = dict(zip(table["level"], table["value"], strict=True))
+    expected = {"species": 1 / 6, "genus": 1 / 6, "family": 2 / 6, "order": 1 / 6, "none": 1 / 6}
+    assert {level: round(found[level], 6) for level in expected} == {
+        level: round(share, 6) for level, share in expected.items()
+    }
+    assert found["mean"] == (0 + 1 + 2 + 3 + 4 + 2) / 6
+    assert set(table["n"]) == {6}
+
+
+def test_no_query_of_known_species():
+    queries = {"seen": Specimens(TRUTH[-1:])}
+    near = Neighbours(torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int64))
+    assert mistake_table(Specimens(NEAREST), queries, {Match("rgb", "dna", "seen"): near}).empty

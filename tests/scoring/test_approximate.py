@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from projects.bioscan_clip.scoring import Specimens
 from projects.bioscan_clip.scoring.approximate import find_neighbours_approximately, recall
 from projects.bioscan_clip.scoring.neighbours import find_neighbours
-from projects.bioscan_clip.tasks import Embeddings
 
 
-def specimens(count: int, seed: int) -> Embeddings:
+def specimens(count: int, seed: int) -> Specimens:
     generator = torch.Generator().manual_seed(seed)
     species = torch.randint(80, (count,), generator=generator)
     centres = torch.randn((80, 16), generator=torch.Generator().manual_seed(9))
@@ -16,7 +16,7 @@ def specimens(count: int, seed: int) -> Embeddings:
         name: centres[species] + 0.7 * torch.randn((count, 16), generator=generator)
         for name in ("rgb", "dna", "text")
     }
-    return Embeddings(labels=species[:, None].expand(count, 4).clone(), **parts)
+    return Specimens(labels=species[:, None].expand(count, 4).clone(), **parts)
 
 
 def test_finds_most_neighbours_and_its_recall_is_true():

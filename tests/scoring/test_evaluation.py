@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.neighbors import NearestNeighbors
 
+from projects.bioscan_clip.scoring import Specimens, evaluate_embeddings
 from projects.bioscan_clip.scoring.accuracy import class_accuracy, correct_at, harmonic_mean
-from projects.bioscan_clip.tasks import Embeddings, evaluate_embeddings
 
 RANKS = ("order", "family", "genus", "species")
 
@@ -91,7 +91,7 @@ def test_unknown_labels():
 
 
 def test_missing_modalities_leave_out_their_pairs():
-    keys = Embeddings(torch.zeros(2, 4, dtype=torch.int64), dna=unit(0, 10))
+    keys = Specimens(torch.zeros(2, 4, dtype=torch.int64), dna=unit(0, 10))
     results = evaluate_embeddings(keys, {"seen": keys}, top_k=(1,))
     assert {name.split("/")[0] for name in results} == {"dna_to_dna", "dna_to_all"}
     assert {name.split("/")[1] for name in results} == {"seen"}

@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 import torch
 
+from projects.bioscan_clip.scoring import Specimens, nearest_keys
 from projects.bioscan_clip.scoring import neighbours as module
 from projects.bioscan_clip.scoring.neighbours import Match, find_neighbours
-from projects.bioscan_clip.tasks import Embeddings
 
 
-def specimens(count: int, seed: int, **dimensions: int) -> Embeddings:
+def specimens(count: int, seed: int, **dimensions: int) -> Specimens:
     generator = torch.Generator().manual_seed(seed)
     features = {
         name: (1 + position) * torch.randn((count, width), generator=generator)
         for position, (name, width) in enumerate(dimensions.items())
     }
-    return Embeddings(labels=torch.zeros((count, 4), dtype=torch.int64), **features)
+    return Specimens(labels=torch.zeros((count, 4), dtype=torch.int64), **features)
 
 
-def features(embeddings: Embeddings) -> dict[str, np.ndarray]:
+def features(embeddings: Specimens) -> dict[str, np.ndarray]:
     """All features, made as CLIBD defines them."""
     values = {name: block.double().numpy() for name, block in embeddings.modalities.items()}
     if {"rgb", "dna"} <= set(values):
@@ -78,10 +78,22 @@ def test_unequal_dimensions_are_left_out():
 
 def test_half_precision_and_an_empty_split():
     keys = specimens(30, 0, rgb=8, dna=8)
-    half = Embeddings(keys.labels, rgb=keys.rgb.half(), dna=keys.dna.half())
+    half = Specimens(keys.labels, rgb=keys.rgb.half(), dna=keys.dna.half())
     queries = {"seen": specimens(6, 1, rgb=8, dna=8), "unseen": specimens(0, 1, rgb=8, dna=8)}
     found = find_neighbours(half, queries, k=40)
     assert {match.split for match in found} == {"seen"}
     near = found[Match("rgb", "dna", "seen")]
     assert near.keys.sort(dim=1).values.equal(torch.arange(30).expand(6, 30))
     assert near.similarities.dtype == torch.float32
+
+
+def test_nearest_keys_equal_a_full_sort(monkeypatch):
+    monkeypatch.setattr(module, "QUERIES_AT_ONCE", 7)  # several blocks, the last one short
+    monkeypatch.setattr(module, "KEYS_AT_ONCE", 3)  # fewer than neighbours
+    torch.manual_seed(0)
+    queries, keys = 5 * torch.randn(40, 6), 3 * torch.randn(25, 6)
+    similarities, indices = nearest_keys(queries, keys, k=4)
+    cosine = torch.cosine_similarity(queries[:, None], keys[None], dim=2)
+    expected = cosine.sort(dim=1, descending=True)
+    assert indices.equal(expected.indices[:, :4])
+    torch.testing.assert_close(similarities, expected.values[:, :4])

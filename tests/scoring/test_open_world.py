@@ -1,5 +1,7 @@
 """Thresholds equal those of brute force; scores equal those of loops and of scikit-learn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.preprocessing import normalize
 
+from projects.bioscan_clip.scoring import Specimens
 from projects.bioscan_clip.scoring.accuracy import COLUMNS
 from projects.bioscan_clip.scoring.linear_head import INVERSE_PENALTY
 from projects.bioscan_clip.scoring.open_world import (
@@ -17,22 +20,21 @@ from projects.bioscan_clip.scoring.open_world import (
     open_world,
     score_switch,
 )
-from projects.bioscan_clip.tasks import Embeddings
 
 RANKS = ("order", "family", "genus", "species")
 SPECIES, SEEN_SPECIES = 12, 7
 CENTRES = np.random.default_rng(99).normal(size=(SPECIES, 8))
 
 
-def specimens(species: np.ndarray, seed: int, noise: float = 0.7) -> Embeddings:
+def specimens(species: np.ndarray, seed: int, noise: float = 0.7) -> Specimens:
     rng = np.random.default_rng(seed)
     labels = np.stack([species // 6, 10 + species // 4, 20 + species // 2, 40 + species], axis=1)
     photo, barcode = (CENTRES[species] + noise * rng.normal(size=(len(species), 8)) for _ in "ab")
     parts = {"rgb": torch.from_numpy(photo), "dna": torch.from_numpy(barcode)}
-    return Embeddings(torch.from_numpy(labels), **parts)
+    return Specimens(torch.from_numpy(labels), **parts)
 
 
-def queries(seen: int, unseen: int, seed: int) -> dict[str, Embeddings]:
+def queries(seen: int, unseen: int, seed: int) -> dict[str, Specimens]:
     rng = np.random.default_rng(seed)
     return {
         "seen": specimens(rng.integers(0, SEEN_SPECIES, seen), seed + 100),
@@ -43,6 +45,11 @@ def queries(seen: int, unseen: int, seed: int) -> dict[str, Embeddings]:
 KEY_SPECIES = np.random.default_rng(0).permutation(np.repeat(np.arange(SPECIES), 5))
 KEYS, SEEN_KEY = specimens(KEY_SPECIES, 1), torch.from_numpy(KEY_SPECIES < SEEN_SPECIES)
 TUNING, QUERIES = queries(50, 40, 2), queries(60, 45, 3)
+
+
+def score(keys=KEYS, seen_key=SEEN_KEY, tuning=TUNING, queries=QUERIES, **options):
+    tuned = {f"tuning_{split}": part for split, part in tuning.items()}
+    return open_world({"keys": replace(keys, is_seen=seen_key), **queries, **tuned}, **options)
 
 
 def values(table, **chosen) -> dict[tuple[str, str, str], float]:
@@ -107,7 +114,7 @@ def by_brute_force(method: str, tuning, asked) -> dict[tuple[str, str, str], flo
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 @pytest.mark.parametrize("method", ["is_du", "linear_du"])
 def test_equals_the_description(method):
-    table = open_world(KEYS, SEEN_KEY, TUNING, QUERIES)
+    table = score()
     assert tuple(table.columns) == COLUMNS
     assert set(table["key"]) == {"is_du", "linear_du"}
     assert (set(table["query"]), set(table["k"])) == ({"rgb"}, {1})
@@ -121,7 +128,7 @@ def test_equals_the_description(method):
 
 
 def test_intervals_and_counts():
-    table = open_world(KEYS, SEEN_KEY, TUNING, QUERIES)
+    table = score()
     shares = table[table["level"].isin([*RANKS, "accuracy"])]
     assert (shares["low"] <= shares["value"]).all()
     assert (shares["value"] <= shares["high"]).all()
@@ -142,7 +149,7 @@ def test_intervals_and_counts():
     row = table[table["level"] == "accuracy"].iloc[0]
     half = 1.96 * (share * (1 - share) / n) ** 0.5
     assert [row["low"], row["high"]] == pytest.approx([share - half, share + half], abs=0.02)
-    assert table.equals(open_world(KEYS, SEEN_KEY, TUNING, QUERIES))
+    assert table.equals(score())
 
 
 def harmonic_of_loops(threshold, scores, right, seen) -> float:
@@ -216,34 +223,34 @@ def test_close_negative_scores_keep_their_order():
 
 def test_one_query():
     asked = {"unseen": QUERIES["unseen"][torch.tensor([0])]}
-    found = values(open_world(KEYS, SEEN_KEY, TUNING, asked), key="is_du")
+    found = values(score(queries=asked), key="is_du")
     assert found["all", "decision", "accuracy"] in (0, 1)
     assert {split for split, _, _ in found} == {"unseen", "all"}
     assert ("all", "decision", "auroc") not in found
 
 
-def without(specimens: Embeddings, *names: str) -> Embeddings:
+def without(specimens: Specimens, *names: str) -> Specimens:
     parts = {name: part for name, part in specimens.modalities.items() if name not in names}
-    return Embeddings(specimens.labels, **parts)
+    return Specimens(specimens.labels, **parts)
 
 
-def unnamed(specimens: Embeddings) -> Embeddings:
+def unnamed(specimens: Specimens) -> Specimens:
     labels = specimens.labels.clone()
     labels[:, 3] = -1
-    return Embeddings(labels, **specimens.modalities)
+    return Specimens(labels, **specimens.modalities)
 
 
 def test_queries_of_unknown_species_are_scored_at_other_ranks():
     asked = {split: unnamed(part) for split, part in QUERIES.items()}
-    found = values(open_world(KEYS, SEEN_KEY, TUNING, asked), key="is_du")
-    expected = values(open_world(KEYS, SEEN_KEY, TUNING, QUERIES), key="is_du")
+    found = values(score(queries=asked), key="is_du")
+    expected = values(score(), key="is_du")
     assert found == {name: value for name, value in expected.items() if name[2] != "species"}
 
 
 def test_no_linear_head_without_species(caplog):
     keys = unnamed(KEYS)
     keys.labels[~SEEN_KEY] = KEYS.labels[~SEEN_KEY]
-    assert set(open_world(keys, SEEN_KEY, TUNING, QUERIES)["key"]) == {"is_du"}
+    assert set(score(keys)["key"]) == {"is_du"}
     assert caplog.messages == ["There is no linear head: no seen key has a known species."]
 
 
@@ -256,19 +263,22 @@ NONE = torch.zeros(0, dtype=torch.int64)
         ({"keys": without(KEYS, "rgb")}, "photos and barcodes of keys"),
         ({"keys": without(KEYS, "dna")}, "photos and barcodes of keys"),
         (
-            {"keys": Embeddings(KEYS.labels, rgb=KEYS.rgb, dna=KEYS.dna[:, :4])},
+            {"keys": Specimens(KEYS.labels, rgb=KEYS.rgb, dna=KEYS.dna[:, :4])},
             "photo and barcode embeddings of keys with the same dimension",
         ),
         ({"seen_key": SEEN_KEY | True}, "unseen keys"),
         ({"seen_key": SEEN_KEY & False}, "seen keys"),
-        ({"tuning": {}}, "seen queries of known species to settle the threshold by"),
+        (
+            {"tuning": {"unseen": TUNING["unseen"]}},
+            "seen queries of known species to tune the threshold on",
+        ),
         (
             {"tuning": TUNING | {"unseen": TUNING["unseen"][NONE]}},
-            "unseen queries of known species to settle the threshold by",
+            "unseen queries of known species to tune the threshold on",
         ),
         (
             {"tuning": TUNING | {"seen": unnamed(TUNING["seen"])}},
-            "seen queries of known species to settle the threshold by",
+            "seen queries of known species to tune the threshold on",
         ),
         ({"tuning": TUNING | {"seen": without(TUNING["seen"], "rgb")}}, "photos of queries"),
         ({"queries": QUERIES | {"seen": without(QUERIES["seen"], "rgb")}}, "photos of queries"),
@@ -277,15 +287,8 @@ NONE = torch.zeros(0, dtype=torch.int64)
     ],
 )
 def test_what_is_lacking_is_named(change, lacking, caplog):
-    table = open_world(
-        **{"keys": KEYS, "seen_key": SEEN_KEY, "tuning": TUNING, "queries": QUERIES} | change
-    )
+    table = score(**change)
     assert table.empty
     assert tuple(table.columns) == COLUMNS
     expected = f"Seen and unseen species are not told apart: there are no {lacking}."
     assert caplog.messages == [expected]
-
-
-def test_a_flag_for_each_key():
-    with pytest.raises(ValueError, match=r"must have shape \(60,\), .* but has shape \(59,\)"):
-        open_world(KEYS, SEEN_KEY[1:], TUNING, QUERIES)

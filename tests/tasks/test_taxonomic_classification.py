@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from mmlearn.datasets.core import Example
 from mmlearn.datasets.core.combined_dataset import CombinedDataset
@@ -19,13 +20,14 @@ from projects.bioscan_clip.tasks import (
     TaxonomicClassification,
     evaluate_embeddings,
 )
-from projects.bioscan_clip.tasks.evaluated_splits import by_role
 
-ROLES = {
-    "keys": ["all_keys"],
-    "seen": ["test_seen", "val_seen"],
-    "unseen": ["test_unseen", "val_unseen"],
-}
+HEADLINE = [
+    f"{pair}/{split}/{average}/top1/{rank}"
+    for pair in ("rgb_to_dna", "rgb_to_rgb", "dna_to_dna")
+    for split in ("seen", "unseen", "harmonic")
+    for average in ("micro", "macro")
+    for rank in ("order", "family", "genus", "species")
+]
 SIZES = {"all_keys": 40, "test_seen": 15, "test_unseen": 13}
 
 
@@ -128,8 +130,10 @@ def test_test_results_are_logged_saved_and_returned(tmp_path, splits, expected, 
     logged = dict(zip(*(line.split(",") for line in logged), strict=True))
     for name, value in expected.items():
         assert saved[f"test/{name}"] == pytest.approx(value, abs=1e-6)
-        assert returned[f"test/{name}"] == pytest.approx(value, abs=1e-6)
-        assert float(logged[f"test/{name}"]) == pytest.approx(value, abs=1e-6)
+    for name in HEADLINE:  # what papers report; all numbers would be a column of the log each
+        assert returned[f"test/{name}"] == pytest.approx(expected[name], abs=1e-6)
+        assert float(logged[f"test/{name}"]) == pytest.approx(expected[name], abs=1e-6)
+    assert set(returned) == {"test/loss"} | {f"test/{name}" for name in HEADLINE}
 
 
 def test_order_and_repetition_of_specimens_do_not_matter(tmp_path, splits, expected):
@@ -164,8 +168,17 @@ def test_validation_is_logged_as_val(tmp_path, splits, expected):
     for split, name in zip(splits[1:], ("val_seen", "val_unseen"), strict=True):
         split.split = name
     returned = trainer(tmp_path).validate(task(tmp_path), loader(splits), verbose=False)[0]
-    for name, value in expected.items():
-        assert returned[f"val/{name}"] == pytest.approx(value, abs=1e-6)
+    for name in HEADLINE:
+        assert returned[f"val/{name}"] == pytest.approx(expected[name], abs=1e-6)
+
+
+def test_what_a_callback_monitors_is_logged_too(tmp_path, splits, expected):
+    name = "text_to_text/seen/micro/top1/order", "averaged_to_rgb/unseen/mistake/top1/mean"
+    callbacks = [ModelCheckpoint(monitor=f"test/{one}") for one in name]
+    run = trainer(tmp_path, callbacks=callbacks, enable_checkpointing=True)
+    returned = run.test(task(tmp_path), loader(splits))[0]
+    assert returned[f"test/{name[1]}"] == pytest.approx(expected[name[1]], abs=1e-6)
+    assert f"test/{name[0]}" not in returned
 
 
 def test_limited_batches_leave_out_what_cannot_be_computed(tmp_path, splits):
@@ -180,9 +193,13 @@ def test_limited_batches_leave_out_what_cannot_be_computed(tmp_path, splits):
     assert set(returned) == {"test/loss"}
 
 
-def test_missing_keys_are_named(tmp_path, splits):
-    with pytest.warns(UserWarning, match=r"no keys specimens \(splits all_keys"):
-        trainer(tmp_path).test(task(tmp_path), loader(splits[1:]))
+def test_data_without_keys_or_queries_end_before_they_are_embedded(tmp_path, splits):
+    for held, message in (
+        (splits[1:], "no keys: none of the splits all_keys is among the data, which are test_seen"),
+        (splits[:1], "no queries: none of the splits test_seen, val_seen, test_unseen, val_unseen"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            trainer(tmp_path).test(task(tmp_path), loader(held))
     assert not (tmp_path / "metrics.json").exists()
 
 
@@ -216,19 +233,43 @@ def test_report_of_a_test(tmp_path, splits):
     assert named == pytest.approx(saved)
 
 
-def test_off_in_yaml_is_false_and_other_words_are_refused():
+def test_options_are_checked_when_the_task_is_built(tmp_path):
     assert TaxonomicClassification(report=False).report["test"] == "off"
-    with pytest.raises(ValueError, match="off, light or full, but not 'some'"):
-        TaxonomicClassification(report="some")
+    assert TaxonomicClassification(keys="seen_keys").splits["keys"] == ("seen_keys",)
+    for options, message in (
+        ({"report": "some"}, "off, light or full, but not 'some'"),
+        ({"top_k": []}, "`top_k` must hold whole numbers from 1 on"),
+        ({"top_k": [1, 0]}, "`top_k` must hold whole numbers from 1 on"),
+        ({"top_k": ["1"]}, "`top_k` must hold whole numbers from 1 on"),
+        ({"search": "fast"}, "`search` must be exact or approximate, but is 'fast'"),
+        ({"seen": []}, "`seen` must name one split or more"),
+        ({"keys": [None]}, "`keys` must name one split or more"),
+        ({"restrict_to": {"tribe": "Syrphini"}}, "'tribe' is not a rank"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TaxonomicClassification(**options)
 
 
-def test_validation_splits_settle_thresholds_of_a_test(splits):
-    """A second split of a role is for tuning, and a split that is there twice counts once."""
-    seen, twin, tuning = (Specimens("test_seen", seed) for seed in range(3))
-    seen.path = twin.path = tuning.path = "file.hdf5"
-    tuning.split = "val_seen"
-    roles = by_role([(dataset, None) for dataset in (tuning, seen, twin)], ROLES)
-    assert {role: [dataset for dataset, _ in found] for role, found in roles.items()} == {
-        "seen": [seen],
-        "tuning_seen": [tuning],
-    }
+@pytest.mark.parametrize("told", [{}, {"bioscan_clip": {"experiment": "a", "seed": 3}}])
+def test_experiment_and_seed_are_those_of_the_training(tmp_path, splits, told):
+    """As the checkpoint says, or else the config of the run whose checkpoint it is."""
+    run = tmp_path / "run"
+    for folder in (run / ".hydra", run / "checkpoints"):
+        folder.mkdir(parents=True)
+    (run / ".hydra" / "config.yaml").write_text("experiment_name: b\nseed: 4\n")
+    model = task(tmp_path, report="light")
+    path = run / "checkpoints" / "best.ckpt"
+    values = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.5.0"}
+    torch.save({**values, "epoch": 0, "global_step": 0, **told}, path)
+    L.seed_everything(17)
+    trainer(tmp_path).test(model, loader(splits), ckpt_path=path)
+    about = json.loads((tmp_path / "evaluation.json").read_text())
+    assert about["checkpoint"] == str(path)
+    assert (about["experiment"], about["seed"]) == (("a", 3) if told else ("b", 4))
+
+
+def test_without_a_checkpoint_there_is_no_training(tmp_path, splits):
+    L.seed_everything(17)
+    trainer(tmp_path).test(task(tmp_path, report="light"), loader(splits))
+    about = json.loads((tmp_path / "evaluation.json").read_text())
+    assert (about["checkpoint"], about["experiment"], about["seed"]) == (None, None, None)

@@ -33,8 +33,8 @@ import torch
 
 from projects.bioscan_clip.datasets.schema import IDENTIFIERS, RANKS
 from projects.bioscan_clip.files import write_whole
+from projects.bioscan_clip.scoring.neighbours import Nearest, blocks
 from projects.bioscan_clip.scoring.restriction import Restriction, allowed_keys
-from projects.bioscan_clip.scoring.search import Nearest, blocks
 from projects.bioscan_clip.scoring.specimens import Specimens
 
 FORMAT_VERSION: Final = 1

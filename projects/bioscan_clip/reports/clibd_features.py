@@ -1,11 +1,11 @@
-"""Embeddings as CLIBD publishes them: features in one file, labels in another beside it.
+"""Embeddings as CLIBD publishes them: features in one file, labels in others beside it.
 
 ``extracted_feature_from_{test|val}_split.hdf5`` has the groups ``key``, ``seen`` and ``unseen``,
 with features (float64) of each modality that a model has, and no labels. CLIBD's evaluation script
-leaves these as ``labels_{test|val}.json``: lists of names by rank, ``key_gt_dict`` and so on; and
-ids as ``processed_id_{test|val}.json``: lists ``key_id_list`` and so on, file names of photos
-(BIOSCAN-1M) or processids (BIOSCAN-5M). CLIBD's README links to files of features alone; whether
-labels are published beside them is not known.
+writes, and with ``load_inference`` reads, these as ``labels_{test|val}.json``: lists of names by
+rank, ``key_gt_dict`` and so on; and ids as ``processed_id_{test|val}.json``: lists ``key_id_list``
+and so on, file names of photos (BIOSCAN-1M) or processids (BIOSCAN-5M). CLIBD's README links to
+files of features alone; whether labels are published beside them is not known.
 """
 
 import json
@@ -17,12 +17,22 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from projects.bioscan_clip.datasets.schema import RANKS
+from projects.bioscan_clip.datasets.schema import NOT_CLASSIFIED, RANKS, Role, Stage
+from projects.bioscan_clip.files import write_whole
+from projects.bioscan_clip.scoring.specimens import Specimens
+
+FEATURES: Final = {
+    "rgb": "encoded_image_feature",
+    "dna": "encoded_dna_feature",
+    "text": "encoded_language_feature",
+}
+"""CLIBD's name of the embeddings of each modality."""
 
 PUBLISHED: Final = tuple(f"extracted_feature_from_{stage}_split.hdf5" for stage in ("test", "val"))
 """Names of the published files, the one to prefer first."""
 
 _GROUPS: Final = {"key": "all_keys", "seen": "seen_{}", "unseen": "unseen_{}"}
+_ROLES: Final[Mapping[str, Role]] = {"key": "keys", "seen": "seen", "unseen": "unseen"}
 
 
 @dataclass(frozen=True)
@@ -35,10 +45,75 @@ class Split:
         Where they are, for messages.
     columns : mapping of str to h5py.Dataset or numpy.ndarray
         By CLIBD's names, such as ``encoded_image_feature`` and ``order_list``.
+    role, stage : str, optional
+        What the file says that specimens do, in which evaluation.
     """
 
     place: str
     columns: Mapping[str, Any]
+    role: str | None = None
+    stage: str | None = None
+
+
+def save_clibd(sets: Mapping[Role, Specimens], stage: Stage, folder: Path) -> list[Path]:
+    """Write embeddings of keys and queries as CLIBD's evaluation script reads them.
+
+    Parameters
+    ----------
+    sets : mapping of Role to Specimens
+        With tables. All of ``keys``, ``seen`` and ``unseen`` must be there, as that script wants.
+    stage : {"val", "test"}
+        What names of files say.
+    folder : pathlib.Path
+        Where to; made if missing.
+
+    Returns
+    -------
+    list of pathlib.Path
+        Features, labels and ids.
+
+    Raises
+    ------
+    ValueError
+        If a set is missing.
+    """
+    missing = [role for role in _ROLES.values() if role not in sets]
+    if missing:
+        raise ValueError(f"CLIBD's form needs keys, seen and unseen; there are no {missing[0]}.")
+    groups = {group: sets[role] for group, role in _ROLES.items()}
+
+    def write(path: Path) -> None:
+        with h5py.File(path, "w") as file:
+            for group, specimens in groups.items():
+                parts = {name: each.cpu().double() for name, each in specimens.modalities.items()}
+                features = {FEATURES[name]: values.numpy() for name, values in parts.items()}
+                if {"rgb", "dna"} <= set(parts):
+                    photo, barcode = parts["rgb"].numpy(), parts["dna"].numpy()
+                    features["averaged_feature"] = (photo + barcode) / 2
+                    features["concatenated_feature"] = np.concatenate([photo, barcode], axis=1)
+                if group == "key" and len(parts) == len(FEATURES):
+                    every = [features[name] for name in FEATURES.values()]
+                    features["all_key_features"] = np.concatenate(every)
+                for name, values in features.items():
+                    file[f"{group}/{name}"] = values
+
+    labels, ids = {}, {}
+    for group, specimens in groups.items():
+        names = specimens.names[list(RANKS)].fillna(NOT_CLASSIFIED.decode())
+        labels[f"{group}_gt_dict"] = names.to_dict("records")
+        named = specimens.names["image_file"].fillna(specimens.names["processid"])
+        ids[f"{group}_id_list"] = named.fillna(specimens.names["sampleid"]).fillna("").tolist()
+    return [
+        write_whole(folder / f"extracted_feature_from_{stage}_split.hdf5", write),
+        write_whole(
+            folder / f"labels_{stage}.json",
+            lambda path: path.write_text(json.dumps(labels, indent=4), "utf-8"),
+        ),
+        write_whole(
+            folder / f"processed_id_{stage}.json",
+            lambda path: path.write_text(json.dumps(ids, indent=4), "utf-8"),
+        ),
+    ]
 
 
 def is_published(file: h5py.File) -> bool:

@@ -1,7 +1,6 @@
 """Photos of queries beside those of their nearest keys."""
 
 import base64
-from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
@@ -12,10 +11,10 @@ from PIL import Image
 
 from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.reports.nearest import nearest_names, shared_rank
-from projects.bioscan_clip.reports.specimens import Specimens
 from projects.bioscan_clip.reports.wording import MAIN_PAIRS, Pair, pair_name
 from projects.bioscan_clip.scoring.evaluation import Evaluation
 from projects.bioscan_clip.scoring.neighbours import Match
+from projects.bioscan_clip.scoring.specimens import Specimens
 
 _PER_SPLIT: Final = 6
 _KEYS: Final = 3
@@ -49,15 +48,13 @@ class Entry:
     keys: dict[str, list[Picture]]
 
 
-def gallery(evaluation: Evaluation, specimens: Mapping[str, Specimens]) -> list[Entry]:
+def gallery(evaluation: Evaluation) -> list[Entry]:
     """Choose queries, as many right as wrong ones where there are, and show their nearest keys.
 
     Parameters
     ----------
     evaluation : Evaluation
         What was found.
-    specimens : mapping of str to Specimens
-        Names and photos, by ``keys`` and by split.
 
     Returns
     -------
@@ -69,14 +66,13 @@ def gallery(evaluation: Evaluation, specimens: Mapping[str, Specimens]) -> list[
     found_pairs = {(match.query, match.key) for match in evaluation.neighbours}
     pairs = [pair for pair in MAIN_PAIRS if pair in found_pairs]
     pairs = [pair for pair in pairs if pair[0] == "rgb"] or pairs
-    readers = {name: specimens[name].read_photo for name in ("keys", *evaluation.queries)}
-    if not pairs or readers["keys"] is None:
+    if not pairs or evaluation.keys.read_photo is None:
         return []
-    nearest = nearest_names(evaluation, specimens, pairs[0])
+    nearest = nearest_names(evaluation, pairs[0])
     return [
-        _entry(evaluation, specimens, pairs, split, row)
-        for split in evaluation.queries
-        if readers[split] is not None and len(nearest)
+        _entry(evaluation, pairs, split, row)
+        for split, queries in evaluation.queries.items()
+        if queries.read_photo is not None and len(nearest)
         for row in choose_queries(nearest[nearest["split"] == split])
     ]
 
@@ -129,29 +125,28 @@ def as_data_uri(jpeg: bytes) -> str:
 
 def _entry(
     evaluation: Evaluation,
-    specimens: Mapping[str, Specimens],
     pairs: list[Pair],
     split: str,
     row: int,
 ) -> Entry:
-    query = specimens[split].table.iloc[[row]]
+    query = evaluation.queries[split].names.iloc[[row]]
     keys = {}
     for pair in pairs:
         near = evaluation.neighbours[Match(*pair, split)]
         rows = near.keys[row, :_KEYS].tolist()
-        table = specimens["keys"].table.iloc[rows]
+        table = evaluation.keys.names.iloc[rows]
         true = pd.concat([query] * len(rows))
         keys[pair_name(pair)] = [
-            _picture(specimens["keys"], key, shared, similarity)
+            _picture(evaluation.keys, key, shared, similarity)
             for key, shared, similarity in zip(
                 rows, shared_rank(true, table), near.similarities[row].tolist(), strict=False
             )
         ]
-    return Entry(split, _picture(specimens[split], row), keys)
+    return Entry(split, _picture(evaluation.queries[split], row), keys)
 
 
 def _picture(source: Specimens, row: int, shared: str = "", similarity: float = 0.0) -> Picture:
-    names = source.table.iloc[row]
+    names = source.names.iloc[row]
     rank = next((rank for rank in reversed(RANKS) if pd.notna(names[rank])), "")
     return Picture(
         photo=as_data_uri(source.read_photo(row)) if source.read_photo is not None else "",

@@ -99,7 +99,10 @@ def missing(evaluation: Evaluation) -> list[str]:
 
 def _taxa(restriction: Any) -> str | None:
     if isinstance(restriction, Mapping):
-        return ", ".join(f"{rank} {taxon}" for rank, taxon in restriction.items())
+        return " and ".join(
+            f"{rank} {taxa if isinstance(taxa, str) else ' or '.join(taxa)}"
+            for rank, taxa in restriction.items()
+        )
     return None if restriction is None else str(restriction)
 
 

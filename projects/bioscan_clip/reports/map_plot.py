@@ -1,6 +1,6 @@
 """Embeddings on a plane: how orders part, and how photos and barcodes meet."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from html import escape
 from typing import Any, Final
 
@@ -15,10 +15,9 @@ from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.reports.menu import menu, show_only
 from projects.bioscan_clip.reports.plane import FEWEST, flatten
 from projects.bioscan_clip.reports.plot import Plot, style
-from projects.bioscan_clip.reports.specimens import Specimens
 from projects.bioscan_clip.reports.wording import FEATURES
-from projects.bioscan_clip.scoring.embeddings import Embeddings
 from projects.bioscan_clip.scoring.evaluation import Evaluation
+from projects.bioscan_clip.scoring.specimens import Specimens
 
 POINTS: Final = 5000
 _OF_EACH_ORDER = 25
@@ -58,19 +57,17 @@ def choose_rows(orders: pd.Series, count: int, seed: int = _SEED) -> Rows:
     return np.sort(shuffled[np.argsort(is_later, kind="stable")][:count])
 
 
-def map_plot(evaluation: Evaluation, specimens: Mapping[str, Specimens]) -> Plot | None:
+def map_plot(evaluation: Evaluation) -> Plot | None:
     """Draw keys and queries on a plane by PaCMAP; None if there are too few.
 
     Parameters
     ----------
     evaluation : Evaluation
         What was embedded. Modalities whose dimension is not the first one's are left out.
-    specimens : mapping of str to Specimens
-        Names, by ``keys`` and by split.
     """
     sets = {"keys": evaluation.keys} | dict(evaluation.queries)
     modalities = _comparable(sets.values())
-    table = pd.concat([specimens[name].table for name in sets], ignore_index=True)
+    table = pd.concat([each.names for each in sets.values()], ignore_index=True)
     orders = table["order"].astype(object).where(table["order"].notna(), _UNKNOWN)
     if not modalities or len(table) * len(modalities) < FEWEST:
         return None
@@ -94,7 +91,7 @@ def map_plot(evaluation: Evaluation, specimens: Mapping[str, Specimens]) -> Plot
     return Plot("Map of the embeddings", _figure(points, orders.value_counts()), sentence)
 
 
-def _comparable(sets: Collection[Embeddings]) -> list[str]:
+def _comparable(sets: Collection[Specimens]) -> list[str]:
     """Return the modalities that all sets have, and that are of one dimension."""
     widths = {
         name: [each.modalities[name].shape[1] for each in sets]
@@ -104,7 +101,7 @@ def _comparable(sets: Collection[Embeddings]) -> list[str]:
     return [name for name, width in widths.items() if width == next(iter(widths.values()))]
 
 
-def _vectors(sets: Collection[Embeddings], modality: str, rows: Rows) -> torch.Tensor:
+def _vectors(sets: Collection[Specimens], modality: str, rows: Rows) -> torch.Tensor:
     """Return unit embeddings of chosen rows of all sets put together, float32."""
     parts, start = [], 0
     for each in sets:

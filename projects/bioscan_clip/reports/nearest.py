@@ -1,13 +1,11 @@
 """What the nearest key says of each query, by name."""
 
-from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
 from projects.bioscan_clip.datasets.schema import RANKS
-from projects.bioscan_clip.reports.specimens import Specimens
 from projects.bioscan_clip.reports.wording import Pair
 from projects.bioscan_clip.scoring.evaluation import Evaluation
 from projects.bioscan_clip.scoring.neighbours import Match
@@ -16,17 +14,13 @@ NOTHING: Final = "none"
 """What a prediction and the truth share if not even the order."""
 
 
-def nearest_names(
-    evaluation: Evaluation, specimens: Mapping[str, Specimens], pair: Pair
-) -> pd.DataFrame:
+def nearest_names(evaluation: Evaluation, pair: Pair) -> pd.DataFrame:
     """Put each query beside its nearest key.
 
     Parameters
     ----------
     evaluation : Evaluation
         What was found.
-    specimens : mapping of str to Specimens
-        Names, by ``keys`` and by split.
     pair : tuple of str
         Features of queries and keys.
 
@@ -38,7 +32,7 @@ def nearest_names(
         and ``found_{rank}``; strings, NA where unknown.
     """
     parts = []
-    names = specimens["keys"].table[list(RANKS)]
+    names = evaluation.keys.names[list(RANKS)]
     for split, queries in evaluation.queries.items():
         neighbours = evaluation.neighbours.get(Match(*pair, split))
         if neighbours is None or len(queries) == 0:
@@ -47,7 +41,7 @@ def nearest_names(
         part = pd.DataFrame({"split": split, "row": np.arange(len(keys)), "key": keys})
         part["similarity"] = neighbours.similarities[:, 0].float().cpu().numpy()
         found = names.iloc[keys].reset_index(drop=True)
-        true = specimens[split].table[list(RANKS)].reset_index(drop=True)
+        true = queries.names[list(RANKS)].reset_index(drop=True)
         parts.append(part.join([true.add_prefix("true_"), found.add_prefix("found_")]))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 

@@ -20,7 +20,6 @@ from projects.bioscan_clip.reports.nearest import nearest_names
 from projects.bioscan_clip.reports.plot import Plot
 from projects.bioscan_clip.reports.results import Published
 from projects.bioscan_clip.reports.similarity_plot import similarity_plot
-from projects.bioscan_clip.reports.specimens import Specimens
 from projects.bioscan_clip.reports.wording import Pair, in_order, pair_name
 from projects.bioscan_clip.scoring.evaluation import Evaluation
 
@@ -46,7 +45,6 @@ class Shown:
 
 def write_page(
     evaluation: Evaluation,
-    specimens: Mapping[str, Specimens],
     about: Mapping[str, Any],
     path: Path,
     *,
@@ -61,9 +59,7 @@ def write_page(
     Parameters
     ----------
     evaluation : Evaluation
-        What was found.
-    specimens : mapping of str to Specimens
-        Who was embedded, row by row: ``keys`` and every split of queries.
+        What was found, among sets with tables.
     about : mapping
         What was evaluated, as ``evaluation.json`` says.
     path : pathlib.Path
@@ -80,7 +76,7 @@ def write_page(
         Plots and tables of the page.
     """
     pair = _first_pair(evaluation)
-    nearest = nearest_names(evaluation, specimens, pair) if pair else pd.DataFrame()
+    nearest = nearest_names(evaluation, pair) if pair else pd.DataFrame()
     plots: dict[str, Plot | None] = {
         "accuracy": accuracy_plot(evaluation.metrics),
         "mistakes": mistake_plot(evaluation.metrics),
@@ -88,11 +84,11 @@ def write_page(
     }
     confusions = {}
     if pair and len(nearest):
-        plots["classes"] = class_plot(nearest, specimens["keys"].table, pair)
+        plots["classes"] = class_plot(nearest, evaluation.keys.names, pair)
         confusions = confusion_tables(nearest)
     is_comparable = published is not None and len(evaluation.keys) == published.key_specimens
     if full:
-        plots["map"] = map_plot(evaluation, specimens)
+        plots["map"] = map_plot(evaluation)
     shown = Shown({name: plot for name, plot in plots.items() if plot}, confusions)
     render(
         _TEMPLATE,
@@ -105,7 +101,7 @@ def write_page(
         table=accuracy_rows(evaluation.metrics, published if is_comparable else None),
         pair=pair_name(pair) if pair else "",
         shown=shown,
-        gallery=gallery(evaluation, specimens) if full else [],
+        gallery=gallery(evaluation) if full else [],
     )
     return shown
 

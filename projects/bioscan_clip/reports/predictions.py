@@ -1,6 +1,5 @@
 """What every query was taken for, specimen by specimen."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -9,8 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from projects.bioscan_clip.datasets.schema import IDENTIFIERS, RANKS
-from projects.bioscan_clip.reports.metrics_files import write_whole
-from projects.bioscan_clip.reports.specimens import Specimens
+from projects.bioscan_clip.files import write_whole
 from projects.bioscan_clip.scoring.evaluation import Evaluation
 from projects.bioscan_clip.scoring.neighbours import Match
 
@@ -18,9 +16,7 @@ PAIRS: Final = (("rgb", "dna"), ("rgb", "rgb"), ("dna", "dna"))
 """The pairs of features that papers report."""
 
 
-def save_predictions(
-    evaluation: Evaluation, specimens: Mapping[str, Specimens], folder: Path
-) -> Path:
+def save_predictions(evaluation: Evaluation, folder: Path) -> Path:
     """Write ``predictions.parquet``: a row per query specimen and pair of features.
 
     Columns: ``split``, ``query``, ``key``; the query's ``sampleid``, ``processid`` and
@@ -32,9 +28,7 @@ def save_predictions(
     Parameters
     ----------
     evaluation : Evaluation
-        What was found.
-    specimens : mapping of str to Specimens
-        ``keys``, and the queries by split.
+        What was found, among sets with tables.
     folder : pathlib.Path
         Where to.
 
@@ -49,7 +43,7 @@ def save_predictions(
     def write(path: Path) -> None:
         with pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
             for match in found:  # one at a time, so that memory holds one
-                table = _predictions(evaluation, specimens, match)
+                table = _predictions(evaluation, match)
                 writer.write_table(pa.Table.from_pandas(table, _SCHEMA, preserve_index=False))
 
     return write_whole(folder / "predictions.parquet", write)
@@ -68,10 +62,8 @@ _SCHEMA: Final = pa.schema(
 )
 
 
-def _predictions(
-    evaluation: Evaluation, specimens: Mapping[str, Specimens], match: Match
-) -> pd.DataFrame:
-    queries, keys = specimens[match.split].table, specimens["keys"].table
+def _predictions(evaluation: Evaluation, match: Match) -> pd.DataFrame:
+    queries, keys = evaluation.queries[match.split].names, evaluation.keys.names
     near = evaluation.neighbours[match]
     rows, similarities = near.keys.cpu().numpy(), near.similarities.cpu().numpy()
     key_ids = keys["sampleid"].to_numpy(dtype=object, copy=True)

@@ -17,7 +17,7 @@ from tabulate import LATEX_ESCAPE_RULES
 
 from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.files import check_output, write_whole
-from projects.bioscan_clip.reports.console import print_accuracy
+from projects.bioscan_clip.reports.evaluation import print_accuracy
 from projects.bioscan_clip.reports.results import (
     LAYOUT,
     ROLES,

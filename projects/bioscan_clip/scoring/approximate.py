@@ -1,6 +1,6 @@
 """Nearest keys by an inverted file of FAISS: for collections whose exact search takes too long."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isqrt
 from typing import Any, Final
 
@@ -10,18 +10,27 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from projects.bioscan_clip.scoring.embeddings import Embeddings
-from projects.bioscan_clip.scoring.features import AVERAGED, CONCATENATED
-from projects.bioscan_clip.scoring.neighbours import Match, find_neighbours, with_all_keys
-from projects.bioscan_clip.scoring.search import Neighbours, blocks
+from projects.bioscan_clip.scoring.neighbours import (
+    AVERAGED,
+    CONCATENATED,
+    Match,
+    Neighbours,
+    blocks,
+    find_neighbours,
+    with_all_keys,
+)
+from projects.bioscan_clip.scoring.specimens import Specimens
 
 _ROWS_AT_ONCE: Final = 1 << 16
 _SHARE_VISITED: Final = 16  # one of so many lists is searched
 _CHECKED_QUERIES: Final = 1000
 
+_Rows = Callable[[slice], torch.Tensor]
+"""Returns a block of embeddings, floating point, shape (B, D)."""
+
 
 def find_neighbours_approximately(
-    keys: Embeddings, queries: Mapping[str, Embeddings], k: int
+    keys: Specimens, queries: Mapping[str, Specimens], k: int
 ) -> dict[Match, Neighbours]:
     """Find near keys by all pairs of features, most of them the nearest.
 
@@ -38,23 +47,40 @@ def find_neighbours_approximately(
     dict of Match to Neighbours
         As there, but that rows of some neighbours are not the nearest.
     """
-    k = min(k, len(keys))
     neighbours: dict[Match, Neighbours] = {}
-    for key, width in _features(keys).items():
-        index = _index(keys, key, width)
+    for key, (width, key_rows) in _features(keys).items():
+        index = _Index(key_rows, len(keys), width)
         for split, specimens in queries.items():
-            for query, query_width in _features(specimens).items():
+            for query, (query_width, query_rows) in _features(specimens).items():
                 comparable = query_width == width and (
                     query == key or CONCATENATED not in (query, key)
                 )
                 if len(specimens) and comparable:
-                    neighbours[Match(query, key, split)] = _search(index, specimens, query, k)
+                    found = index.search(query_rows, len(specimens), k)
+                    device = specimens.labels.device
+                    neighbours[Match(query, key, split)] = Neighbours(
+                        found.similarities.to(device), found.keys.to(device)
+                    )
     return with_all_keys(keys, neighbours)
 
 
+def nearest_keys_approximately(
+    queries: torch.Tensor, keys: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find near keys by one feature.
+
+    Parameters and returned values are those of
+    :func:`~projects.bioscan_clip.scoring.neighbours.nearest_keys`, but that some neighbours are
+    not the nearest.
+    """
+    index = _Index(keys.__getitem__, len(keys), keys.shape[1])
+    found = index.search(queries.__getitem__, len(queries), k)
+    return found.similarities.to(queries.device), found.keys.to(queries.device)
+
+
 def recall(
-    keys: Embeddings,
-    queries: Mapping[str, Embeddings],
+    keys: Specimens,
+    queries: Mapping[str, Specimens],
     approximate: Mapping[Match, Neighbours],
     k: int,
 ) -> float:
@@ -89,60 +115,62 @@ def recall(
     return float(np.mean(shares))
 
 
-def _features(embeddings: Embeddings) -> dict[str, int]:
-    """Return the dimension of each feature."""
-    widths = {name: values.shape[1] for name, values in embeddings.modalities.items()}
-    if {"rgb", "dna"} <= set(widths):
-        if widths["rgb"] == widths["dna"]:
-            widths[AVERAGED] = widths["rgb"]
-        widths[CONCATENATED] = embeddings.modalities["rgb"].shape[1] + widths["dna"]
-    return widths
+class _Index:
+    """Keys (N, D), sorted into lists."""
+
+    def __init__(self, keys: _Rows, count: int, width: int) -> None:
+        lists = max(1, min(4 * isqrt(count), count // 39))  # FAISS wants 39 keys a centre
+        self._keys = count
+        index: Any = faiss.index_factory(width, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
+        index.nprobe = -(-lists // _SHARE_VISITED)
+        self._index = index
+        sampled = slice(None, None, max(1, count // (64 * lists)))
+        self._index.train(_unit(keys(sampled)))
+        for rows in blocks(count, _ROWS_AT_ONCE):
+            self._index.add(_unit(keys(rows)))
+
+    def search(self, queries: _Rows, count: int, k: int) -> Neighbours:
+        parts = [
+            self._search_block(_unit(queries(rows)), min(k, self._keys))
+            for rows in blocks(count, _ROWS_AT_ONCE)
+        ]
+        similarities, keys = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return Neighbours(torch.from_numpy(similarities), torch.from_numpy(keys))
+
+    def _search_block(
+        self, unit_queries: npt.NDArray[np.float32], k: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        similarities, rows = self._index.search(unit_queries, k)
+        too_few = (rows < 0).any(axis=1)  # the visited lists held fewer than k keys
+        if too_few.any():
+            # FAISS says nothing of its arguments to type checkers.
+            everywhere = faiss.SearchParametersIVF(nprobe=self._index.nlist)  # type: ignore[call-arg]
+            similarities[too_few], rows[too_few] = self._index.search(
+                unit_queries[too_few], k, params=everywhere
+            )
+        return similarities, rows
 
 
-def _unit(embeddings: Embeddings, feature: str, rows: slice) -> npt.NDArray[np.float32]:
-    """Return a block of one feature at unit length."""
-    parts = {name: values[rows].float() for name, values in embeddings.modalities.items()}
-    if feature == AVERAGED:
-        values = parts["rgb"] + parts["dna"]
-    elif feature == CONCATENATED:
-        values = torch.cat([parts["rgb"], parts["dna"]], dim=1)
-    else:
-        values = parts[feature]
-    unit: npt.NDArray[np.float32] = F.normalize(values, dim=1).cpu().numpy()
-    return unit
-
-
-def _index(keys: Embeddings, feature: str, width: int) -> Any:
-    lists = max(1, min(4 * isqrt(len(keys)), len(keys) // 39))  # FAISS wants 39 keys a centre
-    index: Any = faiss.index_factory(width, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
-    index.nprobe = -(-lists // _SHARE_VISITED)
-    learnt_from = torch.arange(len(keys))[:: max(1, len(keys) // (64 * lists))]
-    index.train(_unit(keys[learnt_from], feature, slice(None)))
-    for rows in blocks(len(keys), _ROWS_AT_ONCE):
-        index.add(_unit(keys, feature, rows))
-    return index
-
-
-def _search(index: Any, queries: Embeddings, feature: str, k: int) -> Neighbours:
-    parts = [
-        _search_block(index, _unit(queries, feature, rows), k)
-        for rows in blocks(len(queries), _ROWS_AT_ONCE)
-    ]
-    similarities = torch.from_numpy(np.concatenate([values for values, _ in parts]))
-    rows = torch.from_numpy(np.concatenate([rows for _, rows in parts]))
-    device = queries.labels.device
-    return Neighbours(similarities.to(device), rows.to(device))
-
-
-def _search_block(
-    index: Any, unit_queries: npt.NDArray[np.float32], k: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    similarities, rows = index.search(unit_queries, k)
-    too_few = (rows < 0).any(axis=1)  # the visited lists held fewer than k keys
-    if too_few.any():
-        # FAISS says nothing of its arguments to type checkers.
-        everywhere = faiss.SearchParametersIVF(nprobe=index.nlist)  # type: ignore[call-arg]
-        similarities[too_few], rows[too_few] = index.search(
-            unit_queries[too_few], k, params=everywhere
+def _features(specimens: Specimens) -> dict[str, tuple[int, _Rows]]:
+    """Return the dimension of each feature, and what gives a block of it."""
+    parts = specimens.modalities
+    features: dict[str, tuple[int, _Rows]] = {
+        name: (values.shape[1], values.__getitem__) for name, values in parts.items()
+    }
+    if "rgb" in parts and "dna" in parts:
+        photo, barcode = parts["rgb"], parts["dna"]
+        if photo.shape[1] == barcode.shape[1]:
+            features[AVERAGED] = (
+                photo.shape[1],
+                lambda rows: photo[rows].float() + barcode[rows].float(),
+            )
+        features[CONCATENATED] = (
+            photo.shape[1] + barcode.shape[1],
+            lambda rows: torch.cat([photo[rows].float(), barcode[rows].float()], dim=1),
         )
-    return similarities, rows
+    return features
+
+
+def _unit(embeddings: torch.Tensor) -> npt.NDArray[np.float32]:
+    unit: npt.NDArray[np.float32] = F.normalize(embeddings.float(), dim=1).cpu().numpy()
+    return unit

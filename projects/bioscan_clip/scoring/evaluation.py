@@ -6,19 +6,24 @@ A query specimen takes the labels of its nearest key specimens (Gong et al., CLI
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
-import torch
 
-from projects.bioscan_clip.scoring.accuracy import accuracy_table
-from projects.bioscan_clip.scoring.embeddings import Embeddings
-from projects.bioscan_clip.scoring.mistakes import mistake_table
-from projects.bioscan_clip.scoring.neighbours import Match, find_neighbours
+from projects.bioscan_clip.datasets.schema import Role
+from projects.bioscan_clip.scoring.accuracy import accuracy_table, mistake_table
+from projects.bioscan_clip.scoring.neighbours import (
+    Match,
+    Neighbours,
+    find_neighbours,
+    nearest_keys,
+)
 from projects.bioscan_clip.scoring.open_world import open_world
-from projects.bioscan_clip.scoring.search import Neighbours
+from projects.bioscan_clip.scoring.specimens import Specimens, queries_of
 
 logger = logging.getLogger(__name__)
+
+Search = Literal["exact", "approximate"]
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,8 @@ class Evaluation:
 
     Attributes
     ----------
-    keys : Embeddings
-        Key specimens.
-    queries : mapping of str to Embeddings
-        Query specimens by split, ``seen`` and ``unseen``.
+    sets : mapping of Role to Specimens
+        What was scored.
     neighbours : mapping of Match to Neighbours
         Nearest keys of every pair of features and split.
     metrics : pandas.DataFrame
@@ -39,10 +42,19 @@ class Evaluation:
         (what is averaged over: queries, or classes).
     """
 
-    keys: Embeddings
-    queries: Mapping[str, Embeddings]
+    sets: Mapping[Role, Specimens]
     neighbours: Mapping[Match, Neighbours]
     metrics: pd.DataFrame
+
+    @property
+    def keys(self) -> Specimens:
+        """Key specimens."""
+        return self.sets["keys"]
+
+    @property
+    def queries(self) -> dict[str, Specimens]:
+        """Query specimens by split, ``seen`` and ``unseen``, as far as there are any."""
+        return queries_of(self.sets)
 
     def numbers(self) -> dict[str, float]:
         """Return metrics by name, ``{query}_to_{key}/{split}/{average}/top{k}/{level}``."""
@@ -58,33 +70,28 @@ class Evaluation:
 
 
 def evaluate(
-    keys: Embeddings,
-    queries: Mapping[str, Embeddings],
+    sets: Mapping[Role, Specimens],
     top_k: Sequence[int] = (1, 3, 5),
-    search: Literal["exact", "approximate"] = "exact",
-    tuning: Mapping[str, Embeddings] | None = None,
-    seen_key: torch.Tensor | None = None,
+    search: Search = "exact",
+    linear_head: bool | None = None,
 ) -> Evaluation:
     """Score queries against keys, for every pair of query and key features.
 
     Parameters
     ----------
-    keys : Embeddings
-        Key specimens.
-    queries : mapping of str to Embeddings
-        Query specimens by split.
+    sets : mapping of Role to Specimens
+        ``keys``, and the queries ``seen`` and ``unseen``, as far as there are any. If keys know
+        whether they are of seen species, and there are other queries to tune thresholds by, as
+        ``tuning_seen`` and ``tuning_unseen``, the methods of
+        :func:`~projects.bioscan_clip.scoring.open_world.open_world` are scored too.
     top_k : sequence of int, default=(1, 3, 5)
         Numbers of neighbours among which the right label counts.
     search : {"exact", "approximate"}, default="exact"
         Whether all keys are compared, or FAISS finds most of the nearest sooner; its recall is
         logged.
-    tuning : mapping of str to Embeddings, optional
-        Queries that settle the thresholds of
-        :func:`~projects.bioscan_clip.scoring.open_world.open_world`, by split; not those to
-        be scored.
-    seen_key : torch.Tensor, optional
-        bool, shape ``(N,)``; which keys are of species seen in training. Without it, or without
-        `tuning`, methods that need to know are left out.
+    linear_head : bool, optional
+        Whether to fit a linear classifier for the open-world methods. None fits one where that
+        takes minutes, not hours.
 
     Returns
     -------
@@ -96,49 +103,49 @@ def evaluate(
     ValueError
         If `top_k` is not positive, `search` is none of these, or there are no keys.
     """
-    if not top_k or min(top_k) < 1:
-        raise ValueError(f"`top_k` must hold positive numbers, but is {list(top_k)}.")
-    if search not in ("exact", "approximate"):
-        raise ValueError(f"`search` must be exact or approximate, but is {search!r}.")
+    check_options(top_k, search)
+    keys, queries = sets["keys"], queries_of(sets)
     if len(keys) == 0:
         raise ValueError("There are no keys to search.")
     if search == "exact":
-        neighbours = find_neighbours(keys, queries, max(top_k))
+        neighbours, nearest = find_neighbours(keys, queries, max(top_k)), nearest_keys
     else:
-        neighbours = _find_approximately(keys, queries, max(top_k))
+        # Only those who ask for it wait for FAISS.
+        from projects.bioscan_clip.scoring import approximate
+
+        neighbours = approximate.find_neighbours_approximately(keys, queries, max(top_k))
+        nearest = approximate.nearest_keys_approximately
+        share = 100 * approximate.recall(keys, queries, neighbours, max(top_k))
+        logger.warning(
+            "Approximate search found %.1f%% of the exact %d nearest keys.", share, max(top_k)
+        )
     tables = [
         accuracy_table(keys, queries, neighbours, top_k),
         mistake_table(keys, queries, neighbours),
+        open_world(sets, nearest, linear_head),
     ]
-    if tuning and seen_key is not None:
-        tables.append(open_world(keys, seen_key, tuning, queries))
-    return Evaluation(keys, queries, neighbours, join(tables))
-
-
-def join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Put tables of metrics together, of which some may be empty."""
     filled = [table for table in tables if not table.empty]
-    return pd.concat(filled, ignore_index=True) if filled else tables[0]
+    metrics = pd.concat(filled, ignore_index=True) if filled else tables[0]
+    return Evaluation(sets, neighbours, metrics)
 
 
-def _find_approximately(
-    keys: Embeddings, queries: Mapping[str, Embeddings], k: int
-) -> dict[Match, Neighbours]:
-    # Only those who ask for it wait for FAISS.
-    from projects.bioscan_clip.scoring.approximate import (
-        find_neighbours_approximately,
-        recall,
-    )
+def check_options(top_k: Sequence[int], search: str) -> None:
+    """Say what is wrong with options before any work is done.
 
-    neighbours = find_neighbours_approximately(keys, queries, k)
-    share = recall(keys, queries, neighbours, k)
-    logger.warning("Approximate search found %.1f%% of the exact %d nearest keys.", 100 * share, k)
-    return neighbours
+    Raises
+    ------
+    ValueError
+        As :func:`evaluate`.
+    """
+    if not top_k or not all(isinstance(k, int) and k >= 1 for k in top_k):
+        raise ValueError(f"`top_k` must hold whole numbers from 1 on, but is {list(top_k)}.")
+    if search not in get_args(Search):
+        raise ValueError(f"`search` must be exact or approximate, but is {search!r}.")
 
 
 def evaluate_embeddings(
-    keys: Embeddings | Mapping[str, Any],
-    queries: Mapping[str, Embeddings | Mapping[str, Any]],
+    keys: Specimens | Mapping[str, Any],
+    queries: Mapping[str, Specimens | Mapping[str, Any]],
     top_k: Sequence[int] = (1, 3, 5),
 ) -> dict[str, float]:
     """Score queries against keys, for every pair of query and key features.
@@ -153,10 +160,10 @@ def evaluate_embeddings(
 
     Parameters
     ----------
-    keys : Embeddings or mapping
+    keys : Specimens or mapping
         Key specimens: ``labels`` (N, 4) and any of ``rgb``, ``dna``, ``text`` (N, D).
-    queries : mapping of str to Embeddings or mapping
-        Query specimens by split, as ``{"seen": ..., "unseen": ...}``.
+    queries : mapping of str to Specimens or mapping
+        Query specimens of the splits ``seen`` and ``unseen``, or one of them.
     top_k : sequence of int, default=(1, 3, 5)
         Numbers of neighbours among which the right label counts.
 
@@ -166,13 +173,17 @@ def evaluate_embeddings(
         Accuracies in [0, 1], named ``{query}_to_{key}/{split}/{micro|macro}/top{k}/{rank}``, with
         ``harmonic`` as split for the harmonic mean of ``seen`` and ``unseen``; and how wrong the
         nearest keys are, as ``{query}_to_{key}/{split}/mistake/top1/{level}`` (see
-        :func:`~projects.bioscan_clip.scoring.mistakes.mistake_table`).
+        :func:`~projects.bioscan_clip.scoring.accuracy.mistake_table`).
 
     Raises
     ------
     ValueError
-        If shapes do not fit, an embedding is not finite, `top_k` is not positive, or there are no
-        keys.
+        If shapes do not fit, an embedding is not finite, a split is none of these, `top_k` is not
+        positive, or there are no keys.
     """
-    query_sets = {split: Embeddings.of(values) for split, values in queries.items()}
-    return evaluate(Embeddings.of(keys), query_sets, top_k).numbers()
+    sets: dict[Role, Specimens] = {"keys": Specimens.of(keys)}
+    for split, values in queries.items():
+        if split not in ("seen", "unseen"):
+            raise ValueError(f"Queries are of the splits seen and unseen, but not {split!r}.")
+        sets[split] = Specimens.of(values)  # type: ignore[index]
+    return evaluate(sets, top_k).numbers()

@@ -1,5 +1,6 @@
 """A linear classifier of photo embeddings: the supervised counterpart of nearest keys."""
 
+import logging
 from dataclasses import dataclass
 from typing import Final
 
@@ -7,7 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN
-from projects.bioscan_clip.scoring.search import QUERIES_AT_ONCE, blocks
+from projects.bioscan_clip.scoring.neighbours import QUERIES_AT_ONCE, blocks
+
+logger = logging.getLogger(__name__)
 
 INVERSE_PENALTY: Final = 100.0
 """Variance of the prior on each weight; scikit-learn's ``C``.
@@ -16,6 +19,7 @@ Between unit embeddings it lets logits differ by tens, as contrastive training d
 """
 
 _ITERATIONS: Final = 100
+_EVALUATIONS: Final = 125  # of the loss; a step takes one or a few
 _HISTORY: Final = 50  # steps remembered, each twice as large as the weights
 _GRADIENT_TOLERANCE: Final = 1e-4  # of the summed loss, for any one weight
 
@@ -109,6 +113,7 @@ def _minimise(
     optimizer = torch.optim.LBFGS(
         [weights, bias],
         max_iter=_ITERATIONS,
+        max_eval=_EVALUATIONS,
         history_size=_HISTORY,
         tolerance_grad=_GRADIENT_TOLERANCE / n,
         line_search_fn="strong_wolfe",
@@ -126,6 +131,12 @@ def _minimise(
         return total
 
     optimizer.step(mean_loss)
+    done = optimizer.state[weights]
+    if done["n_iter"] >= _ITERATIONS or done["func_evals"] >= _EVALUATIONS:
+        logger.warning(
+            "The linear head did not converge in %d steps of L-BFGS; its numbers may be too low.",
+            done["n_iter"],
+        )
     return weights.detach(), bias.detach()
 
 

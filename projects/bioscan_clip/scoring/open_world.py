@@ -14,22 +14,24 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from torchmetrics.functional.classification import binary_auroc
+from scipy.stats import rankdata
 
+from projects.bioscan_clip.datasets.schema import Role
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN
-from projects.bioscan_clip.scoring.accuracy import COLUMNS, accuracy_table
-from projects.bioscan_clip.scoring.bootstrap import interval, micro_draws
-from projects.bioscan_clip.scoring.embeddings import Embeddings
+from projects.bioscan_clip.scoring.accuracy import COLUMNS, accuracy_table, share_interval
 from projects.bioscan_clip.scoring.linear_head import fit_linear_head
-from projects.bioscan_clip.scoring.neighbours import Match
-from projects.bioscan_clip.scoring.search import Neighbours, nearest_keys
+from projects.bioscan_clip.scoring.neighbours import Match, Neighbours, nearest_keys
+from projects.bioscan_clip.scoring.specimens import SPLITS, Specimens, queries_of
 
 logger = logging.getLogger(__name__)
 
 IS_DU: Final = "is_du"
 LINEAR_DU: Final = "linear_du"
-_SPLITS: Final = ("seen", "unseen")
-_SEED: Final = 0
+MOST_FITTED: Final = 100_000_000
+"""Seen keys times species up to which a linear head is fitted unless that is asked for."""
+
+Search = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
+"""Finds nearest keys as :func:`~projects.bioscan_clip.scoring.neighbours.nearest_keys` does."""
 
 
 @dataclass(frozen=True)
@@ -56,77 +58,78 @@ class Candidates:
 
 
 def open_world(
-    keys: Embeddings,
-    seen_key: torch.Tensor,
-    tuning: Mapping[str, Embeddings],
-    queries: Mapping[str, Embeddings],
+    sets: Mapping[Role, Specimens],
+    nearest: Search = nearest_keys,
+    linear_head: bool | None = None,
 ) -> pd.DataFrame:
     """Score both methods that decide between seen and unseen species.
 
     Parameters
     ----------
-    keys : Embeddings
-        Key specimens; photos of those of seen species and barcodes of the others are used.
-    seen_key : torch.Tensor
-        bool, shape ``(N,)``, which keys are of seen species.
-    tuning, queries : mapping of str to Embeddings
-        Queries of the splits ``seen`` and ``unseen``: those that settle the threshold, and those
-        that are scored. They may be the same, which flatters the result.
+    sets : mapping of Role to Specimens
+        ``keys``, with ``is_seen``: photos of those of seen species and barcodes of the others are
+        used; queries to score; and queries to tune the threshold on. The two may be the same, which
+        flatters the result.
+    nearest : callable, default=nearest_keys
+        How nearest keys are found.
+    linear_head : bool, optional
+        Whether to fit a linear head. None fits one where that takes minutes, not hours: up to
+        `MOST_FITTED` seen keys times species.
 
     Returns
     -------
     pandas.DataFrame
         Rows of query ``rgb`` and key ``is_du`` (nearest photo) or ``linear_du`` (linear head), as
         of :func:`score_switch`. Empty where photos, barcodes, or a kind of keys or of queries that
-        is needed are missing; a warning says which. Without seen keys of known species there is
-        no linear head.
-
-    Raises
-    ------
-    ValueError
-        If `seen_key` does not have one entry per key.
+        is needed are missing, which a warning names; without a warning if it is unknown which keys
+        are of seen species, or there is nothing to tune on.
     """
-    if seen_key.shape != (len(keys),):
-        raise ValueError(
-            f"`seen_key` must have shape ({len(keys)},), an entry for each key, "
-            f"but has shape {tuple(seen_key.shape)}."
-        )
-    lacking = _lacking(keys, seen_key, tuning, queries)
+    keys, queries, tuning = sets["keys"], queries_of(sets), queries_of(sets, tuning=True)
+    nothing = pd.DataFrame(columns=list(COLUMNS))
+    if keys.is_seen is None or not tuning:
+        return nothing
+    seen = keys.is_seen.bool().cpu()
+    lacking = _lacking(keys, seen, tuning, queries)
     if lacking:
         logger.warning("Seen and unseen species are not told apart: there are no %s.", lacking)
-        return pd.DataFrame(columns=list(COLUMNS))
-    seen = seen_key.bool().cpu()
+        return nothing
     photos, barcodes = keys.modalities["rgb"][seen], keys.modalities["dna"][~seen]
     seen_labels, unseen_labels = keys.labels[seen], keys.labels[~seen]
-    sets = [_Queries.of(tuning), _Queries.of(queries)]
-    if_unseen = [_nearest(one.photos, barcodes, unseen_labels)[1] for one in sets]
+    both = [_Queries.of(tuning), _Queries.of(queries)]
+
+    def label(
+        wanted: torch.Tensor, among: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return each query's similarity to its nearest key (Q,), and that key's labels (Q, 4)."""
+        similarities, rows = nearest(wanted, among, 1)
+        return similarities[:, 0], labels[rows[:, 0].to(labels.device)]
+
+    if_unseen = [label(one.photos, barcodes, unseen_labels)[1].cpu() for one in both]
 
     def candidates(predict: _Predict) -> list[Candidates]:
-        found = [predict(one.photos) for one in sets]
+        found = [predict(one.photos) for one in both]
         return [
             Candidates(scores.cpu(), labels.cpu(), other, one.labels, one.seen)
-            for (scores, labels), other, one in zip(found, if_unseen, sets, strict=True)
+            for (scores, labels), other, one in zip(found, if_unseen, both, strict=True)
         ]
 
-    by_photo = candidates(lambda wanted: _nearest(wanted, photos, seen_labels))
+    by_photo = candidates(lambda wanted: label(wanted, photos, seen_labels))
     tables = [score_switch(IS_DU, *by_photo)]
-    if (seen_labels[:, -1] != UNKNOWN).any():
+    if _is_fitted(linear_head, seen_labels[:, -1]):
         head = fit_linear_head(photos, seen_labels.to(photos.device))
         tables.append(score_switch(LINEAR_DU, *candidates(head.predict)))
-    else:
-        logger.warning("There is no linear head: no seen key has a known species.")
     return pd.concat(tables, ignore_index=True)
 
 
 def score_switch(method: str, tuning: Candidates, queries: Candidates) -> pd.DataFrame:
-    """Settle a method's threshold on some queries, and score it on others.
+    """Tune a method's threshold on some queries, and score it on others.
 
     Parameters
     ----------
     method : str
         What the rows say under ``key``.
     tuning : Candidates
-        Queries that settle the threshold; some of either kind must have a known species.
+        Queries to tune the threshold on; some of either kind must have a known species.
     queries : Candidates
         Queries that are scored, at least one.
 
@@ -138,28 +141,25 @@ def score_switch(method: str, tuning: Candidates, queries: Candidates) -> pd.Dat
         split ``all`` and average ``decision``: at level ``accuracy`` the share of queries rightly
         taken for seen or unseen, at ``auroc`` (only if there are both) the probability that a seen
         one has a higher score than an unseen one, and at ``threshold`` the threshold, whose n is
-        the number of queries that settled it.
+        the number of queries that it was tuned on.
     """
-    threshold, settled_by = _settle(tuning)
+    threshold, tuned_on = _tune(tuning)
     taken_for_seen = queries.scores >= threshold
     predicted = torch.where(taken_for_seen[:, None], queries.if_seen, queries.if_unseen)
     # Each prediction is the only neighbour of its query.
-    answers, asked, neighbours = Embeddings(predicted), {}, {}
+    answers, asked, neighbours = Specimens(predicted), {}, {}
     for split, chosen in (("seen", queries.seen), ("unseen", ~queries.seen)):
         rows = chosen.nonzero()
-        asked[split] = Embeddings(queries.labels[chosen])
+        asked[split] = Specimens(queries.labels[chosen])
         neighbours[Match("rgb", method, split)] = Neighbours(queries.scores[rows], rows)
     accuracies = accuracy_table(answers, asked, neighbours, top_k=(1,))
 
-    right = (taken_for_seen == queries.seen).double().mean().item()
-    n = len(queries.seen)
-    low, high = interval(micro_draws(np.array([right]), n, np.random.default_rng(_SEED)))
-    decision = [("accuracy", right, low.item(), high.item(), n)]
+    right, n = int((taken_for_seen == queries.seen).sum()), len(queries.seen)
+    decision = [("accuracy", right / n, *share_interval(right, n), n)]
     if queries.seen.any() and not queries.seen.all():
-        # In double precision, as scores outside [0, 1] go through a sigmoid that must not join any.
-        auroc = binary_auroc(queries.scores.double(), queries.seen.long()).item()
-        decision.append(("auroc", auroc, np.nan, np.nan, n))
-    decision.append(("threshold", threshold, np.nan, np.nan, settled_by))
+        area = auroc(queries.scores.numpy(), queries.seen.numpy())
+        decision.append(("auroc", area, np.nan, np.nan, n))
+    decision.append(("threshold", threshold, np.nan, np.nan, tuned_on))
     rows_of_decision = [("rgb", method, "all", "decision", 1, *row) for row in decision]
     decisions = pd.DataFrame(rows_of_decision, columns=list(COLUMNS))
     return decisions if accuracies.empty else pd.concat([accuracies, decisions], ignore_index=True)
@@ -203,7 +203,17 @@ def best_threshold(
     return float(thresholds[np.argmax(half_means)])
 
 
-def _settle(tuning: Candidates) -> tuple[float, int]:
+def auroc(scores: npt.NDArray[np.floating], seen: npt.NDArray[np.bool_]) -> float:
+    """Return the probability that a seen query has a higher score than an unseen one.
+
+    This is the area under the ROC curve, by the rank sum; equal scores count half.
+    """
+    positive, negative = int(seen.sum()), int((~seen).sum())
+    above = rankdata(scores)[seen].sum() - positive * (positive + 1) / 2
+    return float(above / (positive * negative))
+
+
+def _tune(tuning: Candidates) -> tuple[float, int]:
     """Return the best threshold for species, and the number of queries that have one."""
     truth = tuning.labels[:, -1]
     known = truth != UNKNOWN
@@ -221,31 +231,43 @@ class _Queries:
     seen: torch.Tensor
 
     @classmethod
-    def of(cls, queries: Mapping[str, Embeddings]) -> "_Queries":
-        parts = [(split, queries[split]) for split in _SPLITS if split in queries]
+    def of(cls, queries: Mapping[str, Specimens]) -> "_Queries":
+        parts = queries.values()
         return cls(
-            torch.cat([part.modalities["rgb"] for _, part in parts if len(part)]),
-            torch.cat([part.labels for _, part in parts]).cpu(),
-            torch.cat([torch.full((len(part),), split == "seen") for split, part in parts]),
+            torch.cat([part.modalities["rgb"] for part in parts if len(part)]),
+            torch.cat([part.labels for part in parts]).cpu(),
+            torch.cat([torch.full((len(p),), split == "seen") for split, p in queries.items()]),
         )
 
 
 _Predict = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-def _nearest(
-    queries: torch.Tensor, keys: torch.Tensor, labels: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each query's similarity to its nearest key (Q,), and that key's labels (Q, 4)."""
-    similarities, rows = nearest_keys(queries, keys, k=1)
-    return similarities[:, 0], labels[rows[:, 0].to(labels.device)].cpu()
+def _is_fitted(wanted: bool | None, species: torch.Tensor) -> bool:
+    """Say whether there is a linear head for keys of these species (N,); warn if not as wanted."""
+    if wanted is False:
+        return False
+    known = species[species != UNKNOWN]
+    if not len(known):
+        logger.warning("There is no linear head: no seen key has a known species.")
+        return False
+    classes = len(known.unique())
+    if wanted is None and len(known) * classes > MOST_FITTED:
+        logger.warning(
+            "The linear head (linear_du) is left out: to fit one to %s keys of %s species may take "
+            "hours. linear_head=true does it all the same.",
+            f"{len(known):,}",
+            f"{classes:,}",
+        )
+        return False
+    return True
 
 
 def _lacking(
-    keys: Embeddings,
+    keys: Specimens,
     seen_key: torch.Tensor,
-    tuning: Mapping[str, Embeddings],
-    queries: Mapping[str, Embeddings],
+    tuning: Mapping[str, Specimens],
+    queries: Mapping[str, Specimens],
 ) -> str | None:
     """Name the first thing that is needed but not there."""
     if keys.rgb is None or keys.dna is None:
@@ -254,13 +276,12 @@ def _lacking(
         return "photo and barcode embeddings of keys with the same dimension"
     if not seen_key.any() or seen_key.all():
         return "unseen keys" if seen_key.any() else "seen keys"
-    for split in _SPLITS:
+    for split in SPLITS:
         specimens = tuning.get(split)
         if specimens is None or not (specimens.labels[:, -1] != UNKNOWN).any():
-            return f"{split} queries of known species to settle the threshold by"
-    scored = [queries[split] for split in _SPLITS if split in queries]
-    if not any(len(part) for part in scored):
+            return f"{split} queries of known species to tune the threshold on"
+    if not any(len(part) for part in queries.values()):
         return "queries"
-    if any(len(part) and part.rgb is None for part in (*scored, *tuning.values())):
+    if any(len(part) and part.rgb is None for part in (*queries.values(), *tuning.values())):
         return "photos of queries"
     return None

@@ -6,13 +6,47 @@ from pathlib import Path
 
 import torch
 
-from projects.bioscan_clip.datasets.schema import RANKS
+from projects.bioscan_clip.datasets.schema import RANKS, Role
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN, taxon_code
+from projects.bioscan_clip.scoring.specimens import Specimens
 
 logger = logging.getLogger(__name__)
 
 Restriction = Mapping[str, str | Sequence[str]] | str | Path
 """Names by rank, all of which a key must have, or a file of names of any rank, one a line."""
+
+
+def restrict(
+    sets: Mapping[Role, Specimens], restrict_to: Restriction
+) -> tuple[dict[Role, Specimens], dict[Role, int]]:
+    """Keep the specimens of some taxa: predictions are taken from these, for queries of these.
+
+    Parameters
+    ----------
+    sets : mapping of Role to Specimens
+        With ``keys``.
+    restrict_to : mapping, str or pathlib.Path
+        See :func:`allowed_keys`.
+
+    Returns
+    -------
+    sets : dict of Role to Specimens
+        Those of the taxa. Who has no known label at a rank that is named is not among them.
+    left_out : dict of Role to int
+        How many others there were.
+
+    Raises
+    ------
+    ValueError
+        As :func:`allowed_keys`; or if no query is of the taxa.
+    """
+    conditions = _conditions(restrict_to)
+    inside = {role: _matching(specimens.labels, conditions) for role, specimens in sets.items()}
+    inside["keys"] = allowed_keys(sets["keys"].labels, restrict_to)
+    if not any(inside[role].any() for role in ("seen", "unseen") if role in inside):
+        raise ValueError(f"restrict_to: no query is of {described(restrict_to)}.")
+    kept = {role: specimens[inside[role]] for role, specimens in sets.items()}
+    return kept, {role: int((~each).sum()) for role, each in inside.items()}
 
 
 def allowed_keys(labels: torch.Tensor, restrict_to: Restriction) -> torch.Tensor:
@@ -30,7 +64,7 @@ def allowed_keys(labels: torch.Tensor, restrict_to: Restriction) -> torch.Tensor
     Returns
     -------
     torch.Tensor
-        bool, shape ``(N,)``.
+        bool, shape ``(N,)``. Names that no key has are listed in a warning.
 
     Raises
     ------
@@ -39,19 +73,27 @@ def allowed_keys(labels: torch.Tensor, restrict_to: Restriction) -> torch.Tensor
     FileNotFoundError
         If there is no such checklist.
     """
+    conditions = _conditions(restrict_to)
+    for ranks, names in conditions:
+        held = set(labels[:, ranks].unique().tolist()) - {UNKNOWN}
+        absent = [name for name in names if taxon_code(name.encode()) not in held]
+        if absent:
+            logger.warning(
+                "restrict_to: no key is of %d of %d names: %s",
+                *(len(absent), len(names), _first(absent)),
+            )
+    allowed = _matching(labels, conditions)
+    if not allowed.any():
+        raise ValueError(f"restrict_to: no key specimen is of {described(restrict_to)}.")
+    return allowed
+
+
+def described(restrict_to: Restriction) -> str:
+    """Return a restriction in words, such as ``order Diptera and family Culicidae``."""
     if isinstance(restrict_to, Mapping):
         by_rank = _names_by_rank(restrict_to)
-        allowed = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
-        for rank, names in by_rank.items():
-            allowed &= _matching(labels[:, [RANKS.index(rank)]], names)
-        described = " and ".join(f"{rank} {_first(names)}" for rank, names in by_rank.items())
-    else:
-        names = _read_checklist(Path(restrict_to))
-        allowed = _matching(labels, names)
-        described = f"any taxon in {restrict_to}: {_first(names)}"
-    if not allowed.any():
-        raise ValueError(f"restrict_to: no key specimen is of {described}.")
-    return allowed
+        return " and ".join(f"{rank} {_first(names)}" for rank, names in by_rank.items())
+    return f"any taxon in {restrict_to}: {_first(_read_checklist(Path(restrict_to)))}"
 
 
 def checked(restrict_to: Restriction) -> dict[str, list[str]] | str:
@@ -68,17 +110,22 @@ def checked(restrict_to: Restriction) -> dict[str, list[str]] | str:
     return str(restrict_to)
 
 
-def _matching(labels: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
-    """Say which rows have one of the names, at any of the columns."""
-    held = set(labels.unique().tolist()) - {UNKNOWN}
-    codes = {name: taxon_code(name.encode()) for name in names}
-    absent = [name for name, code in codes.items() if code not in held]
-    if absent:
-        logger.warning(
-            "restrict_to: no key is of %d of %d names: %s", len(absent), len(codes), _first(absent)
-        )
-    wanted = torch.tensor(sorted(held.intersection(codes.values())), dtype=torch.int64)
-    return torch.isin(labels, wanted.to(labels.device)).any(dim=1)
+def _conditions(restrict_to: Restriction) -> list[tuple[list[int], list[str]]]:
+    """Return columns of labels, and names of which one must stand there; all must be met."""
+    if isinstance(restrict_to, Mapping):
+        by_rank = _names_by_rank(restrict_to)
+        return [([RANKS.index(rank)], names) for rank, names in by_rank.items()]
+    return [(list(range(len(RANKS))), _read_checklist(Path(restrict_to)))]
+
+
+def _matching(
+    labels: torch.Tensor, conditions: Sequence[tuple[list[int], list[str]]]
+) -> torch.Tensor:
+    matching = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+    for ranks, names in conditions:
+        codes = torch.tensor([taxon_code(name.encode()) for name in names], device=labels.device)
+        matching &= torch.isin(labels[:, ranks], codes[codes != UNKNOWN]).any(dim=1)
+    return matching
 
 
 def _names_by_rank(restrict_to: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:

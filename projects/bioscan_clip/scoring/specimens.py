@@ -5,13 +5,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 
-from projects.bioscan_clip.datasets.schema import IDENTIFIERS, RANKS
+from projects.bioscan_clip.datasets.schema import IDENTIFIERS, NOT_CLASSIFIED, RANKS, Role
 
 MODALITIES: Final = ("rgb", "dna", "text")
 COLUMNS: Final = (*IDENTIFIERS, *RANKS)
+SPLITS: Final[Mapping[str, tuple[Role, Role]]] = {
+    "seen": ("seen", "tuning_seen"),
+    "unseen": ("unseen", "tuning_unseen"),
+}
+"""Roles of the queries of each split: those that are scored, and those that thresholds are tuned
+on."""
+
 _ROWS_AT_ONCE: Final = 1 << 16
 
 
@@ -77,6 +85,19 @@ class Specimens:
         present = {name: getattr(self, name) for name in MODALITIES}
         return {name: values for name, values in present.items() if values is not None}
 
+    @property
+    def names(self) -> pd.DataFrame:
+        """The table, for those who cannot do without it.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        if self.table is None:
+            raise ValueError("Nobody looked up who these specimens are.")
+        return self.table
+
     def __getitem__(self, rows: torch.Tensor) -> "Specimens":
         """Return some of the specimens; `rows` are positions (int64) or a mask (bool)."""
         rows = torch.as_tensor(rows)
@@ -128,6 +149,36 @@ class Specimens:
             read_photo=_joined_reader(parts),
             splits=tuple(dict.fromkeys(split for part in parts for split in part.splits)),
         )
+
+
+def queries_of(sets: Mapping[Role, Specimens], tuning: bool = False) -> dict[str, Specimens]:
+    """Return the queries that are scored, or those that thresholds are tuned on, by split."""
+    roles = {split: both[tuning] for split, both in SPLITS.items()}
+    return {split: sets[role] for split, role in roles.items() if role in sets}
+
+
+def table_of(columns: Mapping[str, npt.NDArray[Any]], count: int) -> pd.DataFrame:
+    """Make the table of `count` specimens from the columns that there are.
+
+    Parameters
+    ----------
+    columns : mapping of str to numpy.ndarray
+        Bytes, shape ``(count,)``, by name; empty or ``b"not_classified"`` is unknown.
+    count : int
+        Specimens.
+
+    Returns
+    -------
+    pandas.DataFrame
+        See :class:`Specimens`.
+    """
+    table = pd.DataFrame(index=range(count), columns=list(COLUMNS), dtype="string")
+    unknown = ["", NOT_CLASSIFIED.decode()]
+    for name in COLUMNS:
+        if name in columns:
+            texts = pd.Series(columns[name].astype(bytes)).str.decode("utf-8", errors="replace")
+            table[name] = texts.astype("string").mask(texts.isin(unknown))
+    return table
 
 
 def _joined_reader(parts: Sequence[Specimens]) -> Callable[[int], bytes] | None:

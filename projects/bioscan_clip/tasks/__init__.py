@@ -4,9 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from projects.bioscan_clip.scoring.embeddings import Embeddings
     from projects.bioscan_clip.scoring.evaluation import evaluate_embeddings
-    from projects.bioscan_clip.scoring.search import nearest_keys
     from projects.bioscan_clip.tasks.chunked_loss import ChunkedContrastiveLoss
     from projects.bioscan_clip.tasks.losses import LabelAwareContrastiveLoss
     from projects.bioscan_clip.tasks.pretraining import BioscanPretraining
@@ -15,21 +13,17 @@ if TYPE_CHECKING:
 __all__ = [
     "BioscanPretraining",
     "ChunkedContrastiveLoss",
-    "Embeddings",
     "LabelAwareContrastiveLoss",
     "TaxonomicClassification",
     "evaluate_embeddings",
-    "nearest_keys",
 ]
 
 _HOMES = {
     "BioscanPretraining": "tasks.pretraining",
     "ChunkedContrastiveLoss": "tasks.chunked_loss",
-    "Embeddings": "scoring.embeddings",
     "LabelAwareContrastiveLoss": "tasks.losses",
     "TaxonomicClassification": "tasks.taxonomic_classification",
     "evaluate_embeddings": "scoring.evaluation",
-    "nearest_keys": "scoring.search",
 }
 
 

@@ -1,89 +1,126 @@
 """Nearest-neighbour taxonomy as an evaluation task of mmlearn."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from pickle import UnpicklingError
+from typing import Any, Final
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from mmlearn.tasks.hooks import EvaluationHooks
+from omegaconf import OmegaConf
 
-from projects.bioscan_clip.reports.console import print_accuracy
+from projects.bioscan_clip.datasets.schema import EVALUATION_SPLITS, Role, Stage
+from projects.bioscan_clip.reports.evaluation import (
+    Level,
+    as_level,
+    evaluate_and_report,
+    headline,
+)
 from projects.bioscan_clip.reports.saved_embeddings import save_embeddings
-from projects.bioscan_clip.reports.sets import EvaluatedSets
-from projects.bioscan_clip.reports.write import Level, as_level, write_report
-from projects.bioscan_clip.scoring.evaluation import Evaluation, evaluate
+from projects.bioscan_clip.scoring.evaluation import Search, check_options
 from projects.bioscan_clip.scoring.restriction import Restriction, checked
-from projects.bioscan_clip.tasks.collection import EmbeddingCollection
-from projects.bioscan_clip.tasks.evaluated_splits import Origin, by_role, collect_sets, data_of
+from projects.bioscan_clip.scoring.specimens import Specimens
+from projects.bioscan_clip.tasks.collection import EmbeddingCollection, by_role, described
 
-Stage = Literal["val", "test"]
+_TEST: Final = EVALUATION_SPLITS["test"]
 
 
 class TaxonomicClassification(EvaluationHooks):
     """Classify query specimens by their nearest key specimens.
 
     Runs on validation and test data that hold a split of keys and splits of queries of seen and
-    unseen species. Results (see :func:`~projects.bioscan_clip.scoring.evaluation.evaluate`)
-    are logged as ``val/...`` and ``test/...`` to every logger and saved as ``metrics.json``; a test
-    also prints a table and leaves a report. What the epoch's data do not allow to compute (keys
-    missing because of ``limit_val_batches``, say) is left out with a warning.
+    unseen species. Results (see :func:`~projects.bioscan_clip.scoring.evaluation.evaluate`) are
+    saved as ``metrics.json``; those that papers report, and those that a callback monitors, are
+    logged as ``val/...`` and ``test/...`` to every logger; a test also prints a table and writes a
+    report. What the epoch's data do not allow to compute (queries missing because of
+    ``limit_val_batches``, say) is left out with a warning.
 
     Parameters
     ----------
     top_k : sequence of int, default=(1, 3, 5)
         Numbers of neighbours among which the right label counts.
-    keys : sequence of str, default=("all_keys",)
+    keys : str or sequence of str, default=("all_keys",)
         Splits whose specimens are keys.
-    seen : sequence of str, default=("test_seen", "val_seen")
+    seen : str or sequence of str, default=("test_seen", "val_seen")
         Splits of specimens of species seen in training. The first that is among the epoch's data
-        holds the queries; the second settles thresholds (see `docs/evaluation.md`).
-    unseen : sequence of str, default=("test_unseen", "val_unseen")
+        holds the queries; thresholds are tuned on the second (see `docs/evaluation.md`).
+    unseen : str or sequence of str, default=("test_unseen", "val_unseen")
         The same for other species.
     report : {"off", "light", "full"}, default="full"
-        What a test leaves besides ``metrics.json``: nothing; tables and a page; or also embeddings,
+        What a test writes besides ``metrics.json``: nothing; tables and a page; or also embeddings,
         and a page with a map of them and photos.
     validation_report : {"off", "light", "full"}, default="off"
         The same for each validation epoch, which overwrites the one before.
     search : {"exact", "approximate"}, default="exact"
         Whether all keys are compared, or FAISS finds most of the nearest sooner.
     restrict_to : mapping or str or pathlib.Path, optional
-        Taxa by rank (``{order: Diptera}``), or a file with a checklist of names, which predictions
-        are limited to.
+        Taxa by rank (``{order: Diptera}``), or a file with a checklist of names, which keys and
+        queries are limited to.
+    linear_head : bool, optional
+        Whether to fit a linear classifier of seen species; None fits one where that takes minutes.
     output_dir : str or pathlib.Path, optional
-        Folder for what is left; the trainer's ``default_root_dir`` if None.
+        Folder of the output files; the trainer's ``default_root_dir`` if None.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If an option cannot be understood.
     """
 
     def __init__(
         self,
         top_k: Sequence[int] = (1, 3, 5),
-        keys: Sequence[str] = ("all_keys",),
-        seen: Sequence[str] = ("test_seen", "val_seen"),
-        unseen: Sequence[str] = ("test_unseen", "val_unseen"),
+        keys: str | Sequence[str] = (_TEST["keys"],),
+        seen: str | Sequence[str] = (_TEST["seen"], _TEST["tuning_seen"]),
+        unseen: str | Sequence[str] = (_TEST["unseen"], _TEST["tuning_unseen"]),
         report: Level | bool = "full",
         validation_report: Level | bool = "off",
-        search: Literal["exact", "approximate"] = "exact",
+        search: Search = "exact",
         restrict_to: Restriction | None = None,
+        linear_head: bool | None = None,
         output_dir: str | Path | None = None,
     ) -> None:
         super().__init__()
+        check_options(top_k, search)
         self.top_k = tuple(top_k)
-        self.roles = {"keys": tuple(keys), "seen": tuple(seen), "unseen": tuple(unseen)}
+        self.splits = {
+            role: _names(role, names)
+            for role, names in {"keys": keys, "seen": seen, "unseen": unseen}.items()
+        }
         self.report: Mapping[Stage, Level] = {
             "test": as_level(report),
             "val": as_level(validation_report),
         }
-        self.search: Final = search
+        self.search: Search = search
         self.restrict_to = None if restrict_to is None else checked(restrict_to)
+        self.linear_head = linear_head
         self.output_dir = output_dir
         self._collection = EmbeddingCollection()
 
     def on_evaluation_epoch_start(self, pl_module: pl.LightningModule) -> None:
-        """Forget the last epoch, and keep Lightning from printing every number in a long table."""
+        """Forget the last epoch, and keep Lightning from printing every number in a long table.
+
+        Raises
+        ------
+        ValueError
+            If none of the epoch's data are keys, or none are queries.
+        """
         self._collection = EmbeddingCollection()
         if pl_module.trainer.testing:
             pl_module.trainer.test_loop.verbose = False
+        held = [dataset.split for dataset in _datasets(pl_module.trainer)]
+        for role, wanted in {
+            "keys": self.splits["keys"],
+            "queries": self.splits["seen"] + self.splits["unseen"],
+        }.items():
+            if not set(wanted) & set(held):
+                raise ValueError(
+                    f"Taxonomic classification finds no {role}: none of the splits "
+                    f"{', '.join(wanted)} is among the data, which are {', '.join(held)}. Set "
+                    "datasets.{val,test}.*.split, or this task's keys, seen and unseen."
+                )
 
     def evaluation_step(
         self, pl_module: pl.LightningModule, batch: dict[str, Any], batch_idx: int
@@ -104,72 +141,108 @@ class TaxonomicClassification(EvaluationHooks):
         if trainer.sanity_checking:
             return None
         stage: Stage = "test" if trainer.testing else "val"
-        roles = self._roles(pl_module, stage)
-        named = trainer.is_global_zero and self.report[stage] != "off"
-        sets = collect_sets(roles, stage, named)
-        if "keys" not in sets.embeddings or not sets.queries:
+        folder = Path(self.output_dir or trainer.default_root_dir)
+        report = self.report[stage]
+        sets, data = self._sets(pl_module, named=trainer.is_global_zero and report != "off")
+        if "keys" not in sets or not {"seen", "unseen"} & set(sets):
             return None
-        if self.restrict_to is not None:
-            sets = sets.restricted_to(self.restrict_to)
-
-        evaluation = evaluate(
-            sets.embeddings["keys"],
-            sets.queries,
-            self.top_k,
-            self.search,
-            tuning=sets.tuning,
-            seen_key=sets.seen_key,
+        if trainer.is_global_zero and report == "full":  # first, as scoring may fail
+            rank_zero_info(f"Saved embeddings: {save_embeddings(sets, stage, folder)}")
+        metrics = evaluate_and_report(
+            sets,
+            stage,
+            folder if trainer.is_global_zero else None,
+            about={**data, **_training_of(trainer.ckpt_path, folder)},
+            report=report,
+            top_k=self.top_k,
+            search=self.search,
+            restrict_to=self.restrict_to,
+            linear_head=self.linear_head,
+            loggers=trainer.loggers,
+            show=stage == "test",
         )
-        metrics = {f"{stage}/{name}": value for name, value in evaluation.numbers().items()}
+        monitored = {getattr(callback, "monitor", None) for callback in trainer.callbacks}
+        logged = {name: value for name, value in metrics.items() if name in monitored}
+        logged |= headline(metrics)
         # The numbers are the same everywhere; without `sync_dist`, Lightning warns about each.
-        pl_module.log_dict(metrics, sync_dist=True)
-        if trainer.is_global_zero:
-            about = {
-                **data_of(roles),
-                "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
-                "seed": int(os.environ["PL_GLOBAL_SEED"])
-                if "PL_GLOBAL_SEED" in os.environ
-                else None,
-                "search": self.search,
-                "restrict_to": self.restrict_to,
-            }
-            self._save(trainer, evaluation, sets, about)
-        return metrics
+        pl_module.log_dict(logged, sync_dist=True)
+        return logged
 
-    def _roles(self, pl_module: pl.LightningModule, stage: Stage) -> dict[str, list[Origin]]:
-        """Return the epoch's specimens by role; warn of what is missing."""
-        trainer = pl_module.trainer
-        loader = trainer.test_dataloaders if stage == "test" else trainer.val_dataloaders
+    def _sets(
+        self, pl_module: pl.LightningModule, named: bool
+    ) -> tuple[dict[Role, Specimens], dict[str, Any]]:
+        """Return the epoch's specimens by role, and the keys' file; warn of what is missing."""
+        datasets = dict(enumerate(_datasets(pl_module.trainer)))
         collected = self._collection.by_dataset(pl_module.device)
         self._collection = EmbeddingCollection()
-        origins = [(loader.dataset.datasets[index], seen) for index, seen in collected.items()]
-        roles = by_role(origins, self.roles)
-        for role, splits in self.roles.items():
+        roles = by_role({place: datasets[place] for place in collected}, self.splits)
+        for role, splits in self.splits.items():
             if role not in roles:
-                held = ", ".join(dataset.split for dataset, _ in origins) or "none"
+                held = ", ".join(datasets[place].split for place in collected) or "none"
                 rank_zero_warn(
                     f"Taxonomic classification saw no {role} specimens (splits "
                     f"{', '.join(splits)}; this epoch's data held {held}). What needs them is "
                     "left out."
                 )
-        return roles
+        sets = {
+            role: Specimens.concatenate(
+                [
+                    described(specimens, datasets[place], rows, named)
+                    for place in places
+                    for specimens, rows in [collected[place]]
+                ]
+            )
+            for role, places in roles.items()
+        }
+        file = getattr(datasets[roles["keys"][0]], "path", None) if "keys" in roles else None
+        data = {"file": file.name, "file_size": file.stat().st_size} if file else {}
+        return sets, data
 
-    def _save(
-        self,
-        trainer: pl.Trainer,
-        evaluation: Evaluation,
-        sets: EvaluatedSets,
-        about: Mapping[str, Any],
-    ) -> None:
-        """Leave files in the output folder; after a test, print the usual numbers."""
-        folder = Path(self.output_dir or trainer.default_root_dir)
-        level = self.report[sets.stage]
-        files = write_report(evaluation, sets, about, folder, level, trainer.loggers)
-        if level == "full":
-            files.append(save_embeddings(sets, folder))
-        if sets.stage == "test":
-            sizes = {
-                role: len(sets.embeddings[role]) for role in self.roles if role in sets.embeddings
-            }
-            print_accuracy(evaluation.numbers(), sizes)
-            rank_zero_info(f"Saved in {folder}: {', '.join(path.name for path in files)}")
+
+def _datasets(trainer: pl.Trainer) -> Sequence[Any]:
+    """Return the datasets of the evaluation that is under way."""
+    loader = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+    datasets: Sequence[Any] = loader.dataset.datasets
+    return datasets
+
+
+def _names(role: str, names: str | Sequence[str]) -> tuple[str, ...]:
+    listed = (names,) if isinstance(names, str) else tuple(names)
+    if not listed or not all(isinstance(name, str) and name for name in listed):
+        raise ValueError(f"`{role}` must name one split or more, but is {names!r}.")
+    return listed
+
+
+def _training_of(checkpoint: str | Path | None, folder: Path) -> dict[str, Any]:
+    """Say which training the weights are of, as the checkpoint or its run's folder tells.
+
+    Parameters
+    ----------
+    checkpoint : str or pathlib.Path or None
+        ``<run>/checkpoints/best.ckpt``; None while training, in `folder`.
+    folder : pathlib.Path
+        The run's own output folder.
+
+    Returns
+    -------
+    dict
+        ``checkpoint``, ``experiment`` and ``seed``; None where unknown.
+    """
+    told: Mapping[str, Any] = {}
+    if checkpoint is not None:
+        folder = Path(checkpoint).parent.parent
+        try:
+            values = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            told = values.get("bioscan_clip") or {}
+        except (OSError, RuntimeError, ValueError, UnpicklingError):
+            pass  # Lightning has read it, so that all is well but the wish to know its name
+    config = folder / ".hydra" / "config.yaml"
+    if not told and config.is_file():
+        saved = OmegaConf.to_container(OmegaConf.load(config), resolve=False)
+        if isinstance(saved, dict):
+            told = {"experiment": saved.get("experiment_name"), "seed": saved.get("seed")}
+    return {
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "experiment": told.get("experiment"),
+        "seed": told.get("seed"),
+    }

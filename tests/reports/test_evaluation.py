@@ -8,14 +8,12 @@ from typer.testing import CliRunner
 
 from projects.bioscan_clip.cli import app
 from projects.bioscan_clip.reports.saved_embeddings import save_embeddings
-from projects.bioscan_clip.reports.sets import EvaluatedSets
 
 
 @pytest.fixture
-def run(tmp_path, evaluation, specimens):
+def run(tmp_path, specimens):
     """A run's output folder with embeddings."""
-    embeddings = {"keys": evaluation.keys, **evaluation.queries}
-    save_embeddings(EvaluatedSets(embeddings, specimens, "test"), tmp_path / "run")
+    save_embeddings(specimens, "test", tmp_path / "run")
     return tmp_path / "run"
 
 
