@@ -5,7 +5,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from projects.bioscan_clip.reports.page import write_page
 from projects.bioscan_clip.reports.wandb import log_report
-from projects.bioscan_clip.tasks.wandb_logger import OfflineFallbackWandbLogger
+from projects.bioscan_clip.tasks.loggers import OfflineFallbackWandbLogger
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from projects.bioscan_clip.tasks.adapters import (
+from projects.bioscan_clip.tasks.checkpoints import (
     check_fit,
     fill_in_frozen,
     hash_weights,

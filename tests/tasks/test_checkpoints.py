@@ -24,7 +24,8 @@ WEIGHTS = 50_000
 
 
 def checkpoint(seed: int) -> dict:
-    return {"state_dict": {"weight": torch.randn(WEIGHTS, generator=torch.manual_seed(seed))}}
+    weight = torch.randn(WEIGHTS, generator=torch.manual_seed(seed))
+    return {"state_dict": {"weight": weight}, "pytorch-lightning_version": L.__version__}
 
 
 def write(path: Path, seed: int = 0, minute: int = 0) -> Path:

@@ -9,7 +9,7 @@ from mmlearn.modules.losses import ContrastiveLoss
 from mmlearn.tasks.contrastive_pretraining import LossPairSpec
 from torch.nn import functional as F
 
-from projects.bioscan_clip.tasks.chunked_loss import ChunkedContrastiveLoss, matching_rows
+from projects.bioscan_clip.tasks.losses import ChunkedContrastiveLoss, matching_rows
 from tests import distributed
 
 BATCH, DIM = 12, 5
@@ -76,13 +76,6 @@ def test_modalities_without_pairs_count_nothing():
     ids = {**ids, "dna": ids["dna"] + 100}
     nothing = loss_and_gradients(ChunkedContrastiveLoss(4), embeddings, ids, scale)
     assert all(not value.any() for value in nothing.values())
-
-
-def test_embeddings_are_normalised_on_demand():
-    embeddings, ids, scale = inputs()
-    long = {name: 3 * value for name, value in embeddings.items()}
-    ours = ChunkedContrastiveLoss(4, l2_normalize=True)(long, ids, scale, PAIRS)
-    torch.testing.assert_close(ours, ChunkedContrastiveLoss(4)(embeddings, ids, scale, PAIRS))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

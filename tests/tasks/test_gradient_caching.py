@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from projects.bioscan_clip.tasks import BioscanPretraining, gradient_caching
+from projects.bioscan_clip.tasks import BioscanPretraining, pretraining
 from tests import distributed
 
 BATCH, DIM = 14, 8
@@ -84,7 +84,7 @@ def test_only_one_chunk_keeps_its_activations():
 def test_dropout_is_the_same_in_both_passes(monkeypatch):
     """Bit for bit what the same chunks give that keep their activations."""
     cached = gradients(task(4, dropout=0.5), batch())
-    monkeypatch.setattr(gradient_caching, "checkpoint", lambda encode, part, **_: encode(part))
+    monkeypatch.setattr(pretraining, "checkpoint", lambda encode, part, **_: encode(part))
     kept = gradients(task(4, dropout=0.5), batch())
     assert all(cached[name].equal(kept[name]) for name in kept)
     assert any(not cached[name].equal(g) for name, g in gradients(task(4), batch()).items())
@@ -145,8 +145,8 @@ def trained(folder, chunk: int | None) -> BioscanPretraining:
     photos = torch.randint(0, 256, (BATCH, 3, 2, 2), generator=torch.Generator().manual_seed(0))
     poses = torch.tensor([[0.0, 1.0], [-1.0, 0.0]]).repeat(BATCH, 1, 1)
     given = batch() | {"rgb": photos.to(torch.uint8), "rgb_pose": poses}
-    pretraining = task(chunk)
-    pretraining.encoders["rgb"].first = nn.Linear(3 * 2 * 2, 32)
+    trained = task(chunk)
+    trained.encoders["rgb"].first = nn.Linear(3 * 2 * 2, 32)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -158,8 +158,8 @@ def trained(folder, chunk: int | None) -> BioscanPretraining:
         default_root_dir=folder,
     )
     loaders = [DataLoader([given] * 2, batch_size=None) for _ in range(2)]
-    trainer.fit(pretraining, *loaders)  # also validates, where batches are not in chunks
-    return pretraining
+    trainer.fit(trained, *loaders)  # also validates, where batches are not in chunks
+    return trained
 
 
 def test_lightning_trains_as_without(tmp_path):

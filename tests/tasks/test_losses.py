@@ -27,12 +27,11 @@ def test_distinct_labels_give_mmlearns_loss(embeddings):
     example_ids = dict.fromkeys(("rgb", "dna", "text"), ids)
     expected = ContrastiveLoss()(embeddings, example_ids, SCALE, PAIRS)
     for labels in (torch.arange(BATCH), torch.full((BATCH,), -1)):
-        loss = LabelAwareContrastiveLoss()(embeddings, labels, SCALE, PAIRS)
+        loss = LabelAwareContrastiveLoss()(embeddings, {"labels": labels}, SCALE, PAIRS)
         torch.testing.assert_close(loss, expected)
 
 
-@pytest.mark.parametrize("normalize_targets", [False, True])
-def test_equals_the_formula(embeddings, normalize_targets):
+def test_equals_the_formula(embeddings):
     """Loops over rows and columns; targets written out by hand for LABELS."""
     positives = {0: [0, 2], 1: [1, 5], 2: [0, 2], 3: [3], 4: [4], 5: [1, 5]}
     expected = torch.zeros(())
@@ -40,13 +39,10 @@ def test_equals_the_formula(embeddings, normalize_targets):
         a, b = (embeddings[f"{name}_embedding"] for name in pair.modalities)
         for logits in (SCALE * a @ b.T, SCALE * b @ a.T):
             for row, columns in positives.items():
-                weight = 1 / len(columns) if normalize_targets else 1
                 log_probabilities = logits[row] - logits[row].exp().sum().log()
-                expected = expected - pair.weight * weight * log_probabilities[columns].sum() / (
-                    2 * BATCH
-                )
-    loss = LabelAwareContrastiveLoss(normalize_targets=normalize_targets)
-    torch.testing.assert_close(loss(embeddings, LABELS, SCALE, PAIRS), expected)
+                expected = expected - pair.weight * log_probabilities[columns].sum() / (2 * BATCH)
+    loss = LabelAwareContrastiveLoss()(embeddings, {"labels": LABELS}, SCALE, PAIRS)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_labels_come_from_bin_or_species():
@@ -60,14 +56,14 @@ def test_labels_come_from_bin_or_species():
 def loss_and_gradients(rank, embeddings, processes):
     share = slice(rank * BATCH // processes, (rank + 1) * BATCH // processes)
     local = {name: values[share].detach().requires_grad_() for name, values in embeddings.items()}
-    loss = LabelAwareContrastiveLoss()(local, LABELS[share], SCALE, PAIRS)
+    loss = LabelAwareContrastiveLoss()(local, {"labels": LABELS[share]}, SCALE, PAIRS)
     loss.backward()
     return {"loss": loss.detach(), "gradients": {name: v.grad for name, v in local.items()}}
 
 
 def test_two_processes_equal_one(embeddings):
     """DDP averages gradients over processes, so each one's must be as many times the full one."""
-    loss = LabelAwareContrastiveLoss()(embeddings, LABELS, SCALE, PAIRS)
+    loss = LabelAwareContrastiveLoss()(embeddings, {"labels": LABELS}, SCALE, PAIRS)
     loss.backward()
     plain = {name: values.detach() for name, values in embeddings.items()}
     parts = distributed.run(loss_and_gradients, 2, plain, 2)

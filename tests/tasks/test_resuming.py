@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from torch.utils.data import DataLoader, Dataset
 
-from projects.bioscan_clip.tasks.csv_logger import ContinuedCSVLogger
+from projects.bioscan_clip.tasks.loggers import ContinuedCSVLogger
 from projects.bioscan_clip.tasks.resuming import ResumingTrainer, SaveWhenAsked
 
 BATCHES, EPOCHS = 4, 3
@@ -180,7 +180,7 @@ def test_the_last_step_is_logged(tmp_path, submitit_requeues):
             pl_module.log("loss", outputs["loss"])
 
     def options(folder):
-        return {"logger": ContinuedCSVLogger(folder, "logs", ""), "log_every_n_steps": 1}
+        return {"logger": ContinuedCSVLogger(folder, "logs"), "log_every_n_steps": 1}
 
     with pytest.raises(RequeuedError):
         fit(tmp_path, Log(), SignalAt(signal.SIGUSR2, 3), **options(tmp_path))

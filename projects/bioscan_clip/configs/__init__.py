@@ -29,7 +29,7 @@ from projects.bioscan_clip.tasks import (
     LabelAwareContrastiveLoss,
     TaxonomicClassification,
 )
-from projects.bioscan_clip.tasks.wandb_logger import OfflineFallbackWandbLogger
+from projects.bioscan_clip.tasks.loggers import OfflineFallbackWandbLogger
 
 _SAMPLE_IMAGE_SIZE: Final = 80
 _OUTPUT_DIR: Final = II("hydra:runtime.output_dir")

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from projects.bioscan_clip.scoring.evaluation import evaluate_embeddings
-    from projects.bioscan_clip.tasks.chunked_loss import ChunkedContrastiveLoss
-    from projects.bioscan_clip.tasks.losses import LabelAwareContrastiveLoss
+    from projects.bioscan_clip.tasks.losses import (
+        ChunkedContrastiveLoss,
+        LabelAwareContrastiveLoss,
+    )
     from projects.bioscan_clip.tasks.pretraining import BioscanPretraining
     from projects.bioscan_clip.tasks.taxonomic_classification import TaxonomicClassification
 
@@ -20,7 +22,7 @@ __all__ = [
 
 _HOMES = {
     "BioscanPretraining": "tasks.pretraining",
-    "ChunkedContrastiveLoss": "tasks.chunked_loss",
+    "ChunkedContrastiveLoss": "tasks.losses",
     "LabelAwareContrastiveLoss": "tasks.losses",
     "TaxonomicClassification": "tasks.taxonomic_classification",
     "evaluate_embeddings": "scoring.evaluation",

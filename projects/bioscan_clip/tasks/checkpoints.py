@@ -1,20 +1,38 @@
-"""Checkpoints that survive: written whole or not at all, and checked before one is resumed."""
+"""Checkpoints: written whole or not at all, checked before they are read, small if so chosen."""
 
+import hashlib
 import logging
-import os
 import zipfile
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+from projects.bioscan_clip.files import write_whole
 
 logger = logging.getLogger(__name__)
 
-_SUFFIX = ".ckpt"
-_UNFINISHED = "unfinished.part"  # one name, so that what a kill leaves is written over
+BASE_KEY: Final = "pretrained_weights"
+"""In a checkpoint without frozen weights: their hash for each encoder."""
+
+# PEFT keeps, beside a layer that is trained in full, how that layer was. A new head was random.
+_REPLACED_LAYER: Final = ".original_module."
+
+# Checkpoints of mmlearn's own project carry their optimizer and schedule as partials of these, and
+# partials made by Hydra are of a class of its own. Nothing else may be unpickled.
+_SAFE: Final = (
+    partial,
+    (partial, "hydra._internal.target_policy._DeferredTarget"),
+    torch.optim.AdamW,
+    torch.optim.lr_scheduler.OneCycleLR,
+)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -46,19 +64,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         OSError
             If it cannot be written.
         """
-        if storage_options is not None or "://" in str(path):
+        if storage_options is not None or _is_remote(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(_UNFINISHED)
+        for unfinished in path.parent.glob("*.part"):  # of a process that was killed
+            unfinished.unlink()
         try:
-            with unfinished.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
+            write_whole(path, partial(_write, checkpoint))
         except (OSError, RuntimeError) as error:
-            unfinished.unlink(missing_ok=True)
             # PyTorch may wrap what the disk reported.
             if not isinstance(error, OSError) and not isinstance(error.__context__, OSError):
                 raise
@@ -66,8 +80,61 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"The checkpoint {path} could not be written ({error}); the one before it, if any, "
                 "is as it was. See whether the disk is full or over its quota."
             ) from error
-        unfinished.replace(path)
-        _bring_to_disk(path.parent)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint that was written by Lightning, without running code from it.
+
+        Parameters
+        ----------
+        path : str or pathlib.Path
+            A file that this project or mmlearn's own one wrote.
+        map_location : optional
+            Where tensors go, as in :func:`torch.load`.
+        weights_only : bool, optional
+            For Lightning; code is never run.
+
+        Returns
+        -------
+        dict
+            The checkpoint.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is damaged, holds Python objects, or is no checkpoint of Lightning.
+        """
+        if not _is_remote(path):
+            path = Path(path).expanduser()
+            if not path.is_file():
+                raise FileNotFoundError(f"There is no checkpoint {path}.")
+            damage = find_damage(path)
+            if damage is not None:
+                raise ValueError(
+                    f"The checkpoint {path} is damaged: {damage}. Copy it again, or name another "
+                    "one of its folder."
+                )
+        try:
+            with torch.serialization.safe_globals(list(_SAFE)):
+                checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # what else a pickle raises cannot be foreseen
+            raise ValueError(
+                f"{path} cannot be read as a checkpoint. It holds Python objects, which could run "
+                "foreign code, or was not written by PyTorch: name one that this project or "
+                "mmlearn's bioscan_clip project wrote."
+            ) from error
+        if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
+            raise ValueError(
+                f"{path} is no checkpoint of a Lightning training but weights alone, as CLIBD's "
+                "published .pth files are, whose encoders have other names. Name a .ckpt file that "
+                "this project or mmlearn's bioscan_clip project wrote."
+            )
+        return checkpoint
 
 
 class CheckpointWithinEpochs(ModelCheckpoint):
@@ -88,7 +155,7 @@ class CheckpointWithinEpochs(ModelCheckpoint):
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Find the checkpoint that a training should go on from.
+    """Find the checkpoint that a training should resume from.
 
     Parameters
     ----------
@@ -103,7 +170,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """
     if not folder.is_dir():
         return None
-    files = [path for path in folder.glob(f"*{_SUFFIX}") if path.is_file()]
+    files = [path for path in folder.glob("*.ckpt") if path.is_file()]
     for path in sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         damage = find_damage(path)
         if damage is None:
@@ -139,10 +206,139 @@ def find_damage(path: Path) -> str | None:
     return None if changed is None else f"{changed} is not as it was written"
 
 
-def _bring_to_disk(folder: Path) -> None:
-    """Let a rename survive a crash of the machine."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def leave_out_frozen(checkpoint: dict[str, Any], model: nn.Module) -> None:
+    """Take the weights that training does not change out of a checkpoint.
+
+    What is left are adapters, heads and all else that is trained, and buffers. What is left out is
+    noted by a hash.
+
+    Parameters
+    ----------
+    checkpoint : dict
+        Changed in place: its ``state_dict``, and a new entry :data:`BASE_KEY`.
+    model : torch.nn.Module
+        The model that is being trained.
+    """
+    frozen = {
+        name: weight
+        for name, weight in model.state_dict(keep_vars=True).items()
+        if isinstance(weight, nn.Parameter)
+        and not weight.requires_grad
+        and _REPLACED_LAYER not in name
+    }
+    checkpoint["state_dict"] = {
+        name: weight for name, weight in checkpoint["state_dict"].items() if name not in frozen
+    }
+    checkpoint[BASE_KEY] = hash_weights(frozen)
+
+
+def fill_in_frozen(checkpoint: dict[str, Any], model: nn.Module) -> None:
+    """Complete a checkpoint by the weights that it was saved without.
+
+    Parameters
+    ----------
+    checkpoint : dict
+        From :func:`leave_out_frozen`; its ``state_dict`` becomes that of a full checkpoint. Any
+        other is left as it is.
+    model : torch.nn.Module
+        The same model, on top of the same pretrained weights.
+
+    Raises
+    ------
+    ValueError
+        If the model's other weights are not those it was trained on top of.
+    """
+    if BASE_KEY not in checkpoint:
+        return
+    state_dict = checkpoint["state_dict"]
+    base = {name: w for name, w in model.state_dict().items() if name not in state_dict}
+    found, expected = hash_weights(base), checkpoint[BASE_KEY]
+    differing = [part for part in {**expected, **found} if found.get(part) != expected.get(part)]
+    if differing:
+        raise ValueError(
+            "The checkpoint holds only what was trained (save_trainable_only), and the pretrained "
+            f"weights it was trained on top of are not those of this model's "
+            f"{', '.join(differing)}: use the same BARCODEBERT_5MER, model names and "
+            "`pretrained=` as in its training, and the same seed where an encoder started from "
+            "random weights."
+        )
+    checkpoint["state_dict"] = {**base, **state_dict}
+
+
+def check_fit(state_dict: Mapping[str, Tensor], model: nn.Module, partial: bool = False) -> None:
+    """Check that weights belong to a model.
+
+    Parameters
+    ----------
+    state_dict : mapping of str to torch.Tensor
+        From a checkpoint.
+    model : torch.nn.Module
+        Where they are to be loaded.
+    partial : bool, default=False
+        Whether the model may have weights besides.
+
+    Raises
+    ------
+    ValueError
+        If names or shapes differ; it names the first few.
+    """
+    own = model.state_dict()
+    missing = [] if partial else [name for name in own if name not in state_dict]
+    unexpected = [name for name in state_dict if name not in own]
+    resized = [
+        f"{name} {tuple(weight.shape)} instead of {tuple(own[name].shape)}"
+        for name, weight in state_dict.items()
+        if name in own and weight.shape != own[name].shape
+    ]
+    faults = [
+        f"{fault} {_first_few(names)}"
+        for fault, names in (
+            ("it lacks", missing),
+            ("it has unknown", unexpected),
+            ("it has", resized),
+        )
+        if names
+    ]
+    if faults:
+        raise ValueError(
+            f"The checkpoint is of another experiment than this one: {'; '.join(faults)}. Choose "
+            "the encoders, heads, `lora` and `modalities` it was trained with."
+        )
+
+
+def hash_weights(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Hash weights, part by part; about a second per gigabyte.
+
+    Parameters
+    ----------
+    weights : mapping of str to torch.Tensor
+        By name, such as ``encoders.rgb.model.norm.weight``.
+
+    Returns
+    -------
+    dict of str to str
+        For each part, such as ``encoders.rgb``, 32 hexadecimal digits that depend on the names,
+        types, shapes and bytes of its weights.
+    """
+    hashes: dict[str, Any] = defaultdict(lambda: hashlib.blake2b(digest_size=16))
+    for name, weight in sorted(weights.items()):
+        part = ".".join(name.split(".")[:2])
+        values = weight.detach().cpu().contiguous()
+        hashes[part].update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        hashes[part].update(values.flatten().view(torch.uint8).numpy())
+    return {part: value.hexdigest() for part, value in hashes.items()}
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:  # by Python, which says what the disk reported
+        torch.save(checkpoint, file)
+
+
+def _is_remote(path: str | Path) -> bool:
+    return "://" in str(path)
+
+
+def _first_few(names: Collection[str]) -> str:
+    shown = ", ".join(list(names)[:3])
+    more = len(names) - 3
+    return shown if more <= 0 else f"{shown} and {more} more"

@@ -1,16 +1,20 @@
-"""A contrastive loss that knows which specimens belong together."""
+"""Contrastive losses beside mmlearn's, over the batches of all processes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
+import torch.distributed as dist
 from mmlearn.datasets.core import Modalities
 from mmlearn.tasks.contrastive_pretraining import LossPairSpec
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN
-from projects.bioscan_clip.tasks.gathering import gather
+
+LABELS: Final = "labels"
+"""Where :class:`LabelAwareContrastiveLoss` finds its labels beside the ids of each modality."""
 
 
 class LabelAwareContrastiveLoss(nn.Module):
@@ -29,9 +33,6 @@ class LabelAwareContrastiveLoss(nn.Module):
     ----------
     positives : {"bin", "species"}, default="bin"
         The label that makes two specimens positives. Those without one are only their own.
-    normalize_targets : bool, default=False
-        Whether each row of targets is divided by its number of positives, so that a specimen of a
-        common taxon weighs as much as one of a rare taxon. The published code does not.
 
     Raises
     ------
@@ -39,14 +40,11 @@ class LabelAwareContrastiveLoss(nn.Module):
         If `positives` is neither ``"bin"`` nor ``"species"``.
     """
 
-    def __init__(
-        self, positives: Literal["bin", "species"] = "bin", normalize_targets: bool = False
-    ) -> None:
+    def __init__(self, positives: Literal["bin", "species"] = "bin") -> None:
         super().__init__()
         if positives not in ("bin", "species"):
             raise ValueError(f"`positives` must be 'bin' or 'species', but is {positives!r}.")
         self.positives = positives
-        self.normalize_targets = normalize_targets
 
     def labels_of(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Return the labels that decide about positives; int64, shape ``(B,)``."""
@@ -56,7 +54,7 @@ class LabelAwareContrastiveLoss(nn.Module):
     def forward(
         self,
         embeddings: Mapping[str, torch.Tensor],
-        labels: torch.Tensor,
+        example_ids: Mapping[str, torch.Tensor],
         logit_scale: torch.Tensor,
         modality_loss_pairs: Sequence[LossPairSpec],
     ) -> torch.Tensor:
@@ -66,8 +64,8 @@ class LabelAwareContrastiveLoss(nn.Module):
         ----------
         embeddings : mapping of str to torch.Tensor
             Normalised embeddings by mmlearn's name (``rgb_embedding``), shape ``(B, D)``.
-        labels : torch.Tensor
-            int64, shape ``(B,)``, -1 if unknown.
+        example_ids : mapping of str to torch.Tensor
+            Under :data:`LABELS`: int64, shape ``(B,)``, -1 if unknown; see :meth:`labels_of`.
         logit_scale : torch.Tensor
             Scalar s.
         modality_loss_pairs : sequence of LossPairSpec
@@ -78,13 +76,13 @@ class LabelAwareContrastiveLoss(nn.Module):
         torch.Tensor
             Scalar, the weighted sum over pairs.
         """
-        targets = self._targets(gather(labels))
+        targets = _targets(gather(example_ids[LABELS]))
         names = {name for pair in modality_loss_pairs for name in pair.modalities}
         gathered = {
             name: gather(embeddings[Modalities.get_modality(name).embedding])
             for name in sorted(names)  # every process gathers in the same order
         }
-        total = torch.zeros((), device=labels.device)
+        total = torch.zeros((), device=targets.device)
         for pair in modality_loss_pairs:
             first, second = (gathered[name] for name in pair.modalities)
             logits = logit_scale * first @ second.T
@@ -92,7 +90,191 @@ class LabelAwareContrastiveLoss(nn.Module):
             total = total + pair.weight * both_ways / 2
         return total
 
-    def _targets(self, labels: torch.Tensor) -> torch.Tensor:
-        same = (labels[:, None] == labels) & (labels != UNKNOWN)
-        targets = same.float().fill_diagonal_(1)
-        return targets / targets.sum(dim=1, keepdim=True) if self.normalize_targets else targets
+
+def _targets(labels: torch.Tensor) -> torch.Tensor:
+    same = (labels[:, None] == labels) & (labels != UNKNOWN)
+    return same.float().fill_diagonal_(1)
+
+
+class ChunkedContrastiveLoss(nn.Module):
+    r"""mmlearn's contrastive loss over all processes, a few rows of the similarities at a time.
+
+    For the B pairs of specimens that have both modalities and their similarities
+    :math:`S_{ij} = s \, a_i \cdot b_j`, each pair of modalities contributes
+
+    .. math:: -\tfrac{1}{2B} \sum_i \left[
+              \log \mathrm{softmax}_j(S_{ij})_i + \log \mathrm{softmax}_j(S_{ji})_i \right]
+
+    as in CLIP (Radford et al. 2021, figure 3). A row of either direction needs no other row, so
+    rows are computed in chunks, and once more when gradients are. Memory is O(`chunk_size` B + B D)
+    rather than O(B²). Similarities are single precision, also under autocast.
+
+    Of several processes, each computes its share of the rows. The mean of their losses, which is
+    what Lightning logs with ``sync_dist=True``, is the whole loss, and the mean of their
+    gradients, which DDP takes, is its gradient, also where batches differ in size.
+
+    Parameters
+    ----------
+    chunk_size : int, default=1024
+        Rows at a time. Each takes 12 bytes per pair: 400 MB for 1,024 rows and 32,768 pairs.
+
+    Raises
+    ------
+    ValueError
+        If `chunk_size` is not positive.
+    """
+
+    def __init__(self, chunk_size: int = 1024) -> None:
+        super().__init__()
+        if chunk_size < 1:
+            raise ValueError(f"`chunk_size` must be at least 1 row, but is {chunk_size}.")
+        self.chunk_size = chunk_size
+
+    def forward(
+        self,
+        embeddings: Mapping[str, torch.Tensor],
+        example_ids: Mapping[str, torch.Tensor],
+        logit_scale: torch.Tensor,
+        modality_loss_pairs: Sequence[LossPairSpec],
+    ) -> torch.Tensor:
+        """Compute this process's share of the loss.
+
+        Parameters
+        ----------
+        embeddings : mapping of str to torch.Tensor
+            By mmlearn's name (``rgb_embedding``), shape ``(B, D)``. A modality that is missing
+            here must be missing in all processes; its pairs are left out.
+        example_ids : mapping of str to torch.Tensor
+            By modality (``rgb``), shape ``(B, 2)``: data set and specimen. Rows of two modalities
+            with the same ids are positives.
+        logit_scale : torch.Tensor
+            Scalar s.
+        modality_loss_pairs : sequence of LossPairSpec
+            Pairs of modalities and their weights.
+
+        Returns
+        -------
+        torch.Tensor
+            float32 scalar, the weighted sum over pairs of modalities.
+        """
+        names = {name for pair in modality_loss_pairs for name in pair.modalities}
+        all_embeddings, all_ids = {}, {}
+        for name in sorted(names):  # every process gathers in the same order
+            local = embeddings.get(Modalities.get_modality(name).embedding)
+            if local is not None:
+                all_embeddings[name] = gather(local).float()
+                all_ids[name] = gather(example_ids[name])
+
+        total = torch.zeros((), device=logit_scale.device)
+        for pair in modality_loss_pairs:
+            if all(name in all_embeddings for name in pair.modalities):
+                first, second = pair.modalities
+                rows, columns = matching_rows(all_ids[first], all_ids[second])
+                paired = all_embeddings[first][rows], all_embeddings[second][columns]
+                total = total + pair.weight * self._share(*paired, logit_scale.float())
+        return total
+
+    def _share(
+        self, first: torch.Tensor, second: torch.Tensor, scale: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute the terms of this process's rows, as many times as there are processes."""
+        positives = torch.arange(len(first), device=first.device).tensor_split(_processes())[
+            _rank()
+        ]
+        total = torch.zeros((), device=first.device)
+        for rows, columns in ((first, second), (second, first)):
+            own = rows.tensor_split(_processes())[_rank()].split(self.chunk_size)
+            for chunk in zip(own, positives.split(self.chunk_size), strict=True):
+                total = total + checkpoint(
+                    _cross_entropy, *chunk, columns, scale, use_reentrant=False
+                )
+        return _processes() * total / (2 * max(len(first), 1))
+
+
+def _cross_entropy(
+    rows: torch.Tensor, positives: torch.Tensor, columns: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """Sum the cross-entropy over a few rows; `positives` are the columns that belong to them.
+
+    The scale goes to the embeddings, which are fewer than the similarities.
+    """
+    with torch.autocast(rows.device.type, enabled=False):
+        return F.cross_entropy(scale * rows @ columns.T, positives, reduction="sum")
+
+
+def matching_rows(
+    first_ids: torch.Tensor, second_ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find all pairs of rows with the same ids, without comparing each row with each.
+
+    Parameters
+    ----------
+    first_ids, second_ids : torch.Tensor
+        Shapes ``(N, 2)`` and ``(M, 2)``.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        int64, shape ``(P,)`` each: rows of the first and of the second, ascending.
+    """
+    codes = torch.cat([first_ids, second_ids]).unique(dim=0, return_inverse=True)[1]
+    first, second = codes.tensor_split([len(first_ids)])
+    ordered, order = second.sort(stable=True)
+    begin = torch.searchsorted(ordered, first)
+    counts = torch.searchsorted(ordered, first, right=True) - begin
+    rows = torch.arange(len(first), device=first.device).repeat_interleave(counts)
+    nth = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    return rows, order[begin[rows] + nth]
+
+
+def gather(local: torch.Tensor) -> torch.Tensor:
+    """Concatenate a tensor over all processes, in the order of their ranks.
+
+    Gradients flow back to the process that a row came from, summed over the processes that used
+    it. Every process must call this equally often, and go backward through it.
+
+    Parameters
+    ----------
+    local : torch.Tensor
+        Shape ``(B, ...)``; B may differ between processes.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape ``(sum of B, ...)``; `local` itself where there is one process.
+    """
+    if _processes() == 1:
+        return local
+    sizes = [torch.zeros((), dtype=torch.int64, device=local.device) for _ in range(_processes())]
+    dist.all_gather(sizes, torch.full_like(sizes[0], len(local)))
+    lengths = torch.stack(sizes).tolist()
+    missing = max(lengths) - len(local)
+    padded = F.pad(local, (0, 0) * (local.ndim - 1) + (0, missing))
+    parts: torch.Tensor = _Gather.apply(padded.contiguous())
+    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+
+def _processes() -> int:
+    """Return how many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _rank() -> int:
+    """Return which of them this one is."""
+    return dist.get_rank() if _processes() > 1 else 0
+
+
+class _Gather(torch.autograd.Function):
+    """Stack tensors of one shape; as PyTorch's own, which is deprecated, does."""
+
+    @staticmethod
+    def forward(ctx: Any, local: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(local) for _ in range(_processes())]
+        dist.all_gather(parts, local)
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        summed = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed[_rank()]

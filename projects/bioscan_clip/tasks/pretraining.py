@@ -1,9 +1,10 @@
 """mmlearn's contrastive pretraining, made to run any experiment of this project as it is."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -12,22 +13,18 @@ from mmlearn.datasets.core.modalities import Modality
 from mmlearn.tasks import ContrastivePretraining
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from projects.bioscan_clip.datasets.transforms import finish_batch
-from projects.bioscan_clip.tasks.adapters import (
+from projects.bioscan_clip.tasks.checkpoints import (
     BASE_KEY,
     check_fit,
     fill_in_frozen,
     leave_out_frozen,
 )
-from projects.bioscan_clip.tasks.gradient_caching import encode_in_chunks
-from projects.bioscan_clip.tasks.losses import LabelAwareContrastiveLoss
+from projects.bioscan_clip.tasks.losses import LABELS, LabelAwareContrastiveLoss
 
-# Lightning reads checkpoints with `weights_only=True`. Those of mmlearn's own project carry their
-# optimizer and schedule as partials of these classes; nothing else may be unpickled.
-torch.serialization.add_safe_globals(
-    [partial, torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR]
-)
+_BATCH_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class BioscanPretraining(ContrastivePretraining):
@@ -42,7 +39,7 @@ class BioscanPretraining(ContrastivePretraining):
     - a :class:`LabelAwareContrastiveLoss` gets the labels it needs;
     - checkpoints hold plain values only, so that they load with ``weights_only=True``;
     - random numbers of a training step, for dropout say, depend on seed, epoch, step and process
-      alone, so that a resumed training goes on as an undisturbed one.
+      alone, so that a resumed training equals an undisturbed one.
 
     Parameters
     ----------
@@ -122,8 +119,11 @@ class BioscanPretraining(ContrastivePretraining):
         return F.normalize(encoded, p=2, dim=-1) if normalize else encoded
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Finish photos on the device that trains; see :class:`SpecimenLoader`."""
+        """Finish photos on the device that trains, and give a label-aware loss its labels."""
         batch = super().on_after_batch_transfer(batch, dataloader_idx)
+        if isinstance(self.loss_fn, LabelAwareContrastiveLoss):
+            ids = {**batch["example_ids"], LABELS: self.loss_fn.labels_of(batch)}
+            batch = {**batch, "example_ids": ids}
         in_chunks = self.gradient_cache_chunk and self.trainer.training
         return batch if in_chunks else finish_batch(batch)
 
@@ -145,6 +145,18 @@ class BioscanPretraining(ContrastivePretraining):
             )
         loss: torch.Tensor = super().training_step(batch, batch_idx)
         return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor | None:
+        """Compute the loss and let evaluation tasks see the batch."""
+        with self._encoding_once(batch):
+            loss: torch.Tensor | None = super().validation_step(batch, batch_idx)
+            return loss
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor | None:
+        """Do the same for a test."""
+        with self._encoding_once(batch):
+            loss: torch.Tensor | None = super().test_step(batch, batch_idx)
+            return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only plain hyperparameters in the file, and only what was trained if so chosen."""
@@ -214,27 +226,52 @@ class BioscanPretraining(ContrastivePretraining):
         self.trainer.fit_loop._combined_loader = None
         return steps
 
-    def _compute_loss(
-        self, batch: dict[str, Any], batch_idx: int, outputs: dict[str, torch.Tensor]
-    ) -> torch.Tensor | None:
-        if not isinstance(self.loss_fn, LabelAwareContrastiveLoss):
-            loss: torch.Tensor | None = super()._compute_loss(batch, batch_idx, outputs)
-            return loss
-        labels = self.loss_fn.labels_of(batch)
-        scale = self.log_logit_scale.exp()
-        label_aware: torch.Tensor = self.loss_fn(outputs, labels, scale, self.modality_loss_pairs)
-        return label_aware
-
-    def _shared_eval_step(
-        self, batch: dict[str, torch.Tensor], batch_idx: int, eval_type: Literal["val", "test"]
-    ) -> torch.Tensor | None:
+    @contextmanager
+    def _encoding_once(self, batch: dict[str, Any]) -> Iterator[None]:
+        """Keep a batch's embeddings, which its loss and its evaluation tasks share."""
         self._evaluated_batch = batch
         try:
-            loss: torch.Tensor | None = super()._shared_eval_step(batch, batch_idx, eval_type)
-            return loss
+            yield
         finally:
             self._evaluated_batch = None
             self._encoded.clear()
+
+
+def encode_in_chunks(
+    encode: Callable[[dict[str, Any]], torch.Tensor], batch: dict[str, Any], chunk_size: int
+) -> torch.Tensor:
+    """Encode a batch in chunks, of which only one at a time keeps its activations.
+
+    This is gradient caching (Gao et al. 2021, arXiv:2101.06983, section 3.2): chunks are encoded
+    without keeping anything but embeddings; once the loss has its gradient by the embeddings of the
+    whole batch, each chunk is encoded again, with the random numbers of the first time, and goes
+    backward. Here a chunk is a checkpoint of autograd, so this happens within one ordinary
+    backward pass: gradients of parameters come once, in full, to DDP, gradient scalers and hooks.
+
+    Parameters
+    ----------
+    encode : callable
+        Encodes a batch; shape ``(B, D)``. A row must not depend on the other rows.
+    batch : dict
+        Tensors of shape ``(B, ...)``, of which chunks are taken; anything else goes to all chunks.
+    chunk_size : int
+        Specimens per chunk.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape ``(B, D)``.
+    """
+    tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+    specimens = len(next(iter(tensors.values())))
+    embeddings = []
+    for start in range(0, specimens, chunk_size):
+        # Else chunks share autocast's copies of parameters, and their gradients are summed in half
+        # precision.
+        torch.clear_autocast_cache()
+        part = {name: value[start : start + chunk_size] for name, value in tensors.items()}
+        embeddings.append(checkpoint(encode, batch | part, use_reentrant=False))
+    return torch.cat(embeddings)
 
 
 def _in_eights(batch: dict[str, Any]) -> dict[str, Any]:
@@ -262,7 +299,7 @@ def _check_chunks(task: ContrastivePretraining, chunk_size: int) -> None:
             "whole batch at once."
         )
     for name, module in task.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, _BATCH_NORMS):
             raise ValueError(
                 f"`gradient_cache_chunk` cannot be used with batch normalisation ({name}), which "
                 "would normalise chunks rather than batches."
