@@ -162,8 +162,8 @@ def verify(
     force: Force = False,
 ) -> None:
     """Check a file: layout, photos, labels, splits, barcodes and tokens; status 1 on errors."""
+    from projects.bioscan_clip.data_tools.verify import print_report, save_report
     from projects.bioscan_clip.data_tools.verify import verify as verify_file
-    from projects.bioscan_clip.data_tools.verify_report import print_report, save_report
 
     if json is not None:
         check_output(json, [file], force)

@@ -1,6 +1,10 @@
 """Ways to damage a sound file, and what `verify` says of each."""
 
+import io
+
+import h5py
 import numpy as np
+from PIL import Image
 
 
 def write_column(group, name, values):
@@ -191,6 +195,115 @@ def give_two_names_the_same_tokens(file):
             mask[place] = tokens != 0
 
 
+def turn_labels_into_integers(file):
+    write_column(file["val_seen"], "species", np.arange(len(file["val_seen/genus"])))
+
+
+def turn_labels_into_nan(file):
+    write_column(file["all_keys"], "species", np.full(len(file["all_keys/genus"]), np.nan))
+
+
+def turn_labels_into_a_struct(file):
+    rows = len(file["val_seen/genus"])
+    write_column(file["val_seen"], "genus", np.zeros(rows, dtype=[("name", "S9"), ("code", int)]))
+
+
+def hang_a_link(file):
+    del file["val_seen/barcode"]
+    file["val_seen/barcode"] = h5py.SoftLink("/nowhere")
+
+
+def link_to_another_file(file):
+    del file["val_seen/barcode"]
+    file["val_seen/barcode"] = h5py.ExternalLink("elsewhere.hdf5", "/val_seen/barcode")
+
+
+def link_a_split_to_another_file(file):
+    del file["val_seen"]
+    file["val_seen"] = h5py.ExternalLink("elsewhere.hdf5", "/val_seen")
+
+
+def store_elsewhere(file):
+    values = file["val_seen/image"][:]
+    del file["val_seen/image"]
+    place = [(file.filename + ".raw", 0, values.nbytes)]
+    file["val_seen"].create_dataset("image", values.shape, values.dtype, external=place)
+
+
+def make_photo_lengths_2d(file):
+    write_column(file["val_seen"], "image_mask", file["val_seen/image_mask"][:][:, None])
+
+
+def nest_a_group(file):
+    del file["val_seen/species"]
+    file["val_seen"].create_group("species")
+
+
+def empty_dataspace(file):
+    del file["val_seen/species"]
+    file["val_seen/species"] = h5py.Empty("S9")
+
+
+def damage_a_chunk(file):
+    """As a disk may: the filter of a chunk finds what it cannot decompress."""
+    values = file["val_seen/barcode"][:]
+    del file["val_seen/barcode"]
+    column = file["val_seen"].create_dataset("barcode", data=values, compression="gzip")
+    column.id.write_direct_chunk((0,), b"not compressed")
+
+
+def exceed_vocabulary(file):
+    file["val_seen/language_tokens_input_ids"][3, 1] = 30_522
+
+
+def forget_a_feature(file):
+    rows = len(file["val_seen/genus"])
+    features = np.zeros((rows, 768), np.float32)
+    features[3, 5] = np.nan
+    file["val_seen/dna_features"] = features
+
+
+def steer_the_terminal(file):
+    set_text(file["val_seen"], "species", 3, b"Aedes \x1b[31mred")
+
+
+def lose_keys(file):
+    del file["all_keys"]
+
+
+def lose_queries(file):
+    for split in ("val_seen", "val_unseen", "test_seen", "test_unseen"):
+        del file[split]
+
+
+def write_photo(file, picture, kind):
+    """Put a picture into row 3, in a file of rows that are wide enough."""
+    content = io.BytesIO()
+    picture.save(content, kind)
+    photo, images = np.frombuffer(content.getvalue(), np.uint8), file["val_seen/image"][:]
+    images = np.pad(images, [(0, 0), (0, max(0, len(photo) - images.shape[1]))])
+    images[3] = 0
+    images[3, : len(photo)] = photo
+    write_column(file["val_seen"], "image", images)
+    file["val_seen/image_mask"][3] = len(photo)
+
+
+def photo_of_16_bits(file):
+    write_photo(file, Image.fromarray(np.full((40, 40), 40_000, np.uint16)), "PNG")
+
+
+def photo_like_a_thread(file):
+    write_photo(file, Image.new("RGB", (65_500, 1)), "JPEG")
+
+
+def photo_like_a_bomb(file):
+    write_photo(file, Image.new("1", (20_000, 20_000)), "PNG")
+
+
+def animated_photo(file):
+    write_photo(file, Image.new("RGB", (40, 40)), "GIF")
+
+
 DAMAGE = [
     (drop_column, "error", "layout", "val_seen", [], "lacks the column barcode"),
     (drop_unread_column, "warning", "layout", "val_seen", [], "lacks the column processid"),
@@ -234,4 +347,24 @@ DAMAGE = [
     (drop_sep, "error", "tokens", "val_seen", [3], "have no [SEP]"),
     (give_one_row_other_tokens, "error", "tokens", None, [], "1 name has different tokens"),
     (give_two_names_the_same_tokens, "warning", "tokens", None, [], "have the same tokens"),
+    (turn_labels_into_integers, "error", "layout", "val_seen", [], "species should be bytes"),
+    (turn_labels_into_nan, "error", "layout", "all_keys", [], "species should be bytes"),
+    (turn_labels_into_a_struct, "error", "layout", "val_seen", [], "genus should be bytes"),
+    (hang_a_link, "error", "layout", "val_seen", [], "barcode cannot be read"),
+    (link_to_another_file, "error", "layout", "val_seen", [], "barcode lies in another file"),
+    (link_a_split_to_another_file, "error", "layout", None, [], "val_seen cannot be read (it lies"),
+    (store_elsewhere, "error", "layout", "val_seen", [], "image lies in another file"),
+    (make_photo_lengths_2d, "error", "layout", "val_seen", [], "image_mask should be integers"),
+    (nest_a_group, "error", "layout", "val_seen", [], "species should be bytes"),
+    (empty_dataspace, "error", "layout", "val_seen", [], "species should be bytes"),
+    (damage_a_chunk, "error", "layout", "val_seen", [], "barcode cannot be read"),
+    (exceed_vocabulary, "error", "tokens", "val_seen", [3], "not in BERT's vocabulary"),
+    (forget_a_feature, "error", "layout", "val_seen", [3], "dna_features holds values that are no"),
+    (steer_the_terminal, "warning", "labels", "val_seen", [3], "control characters"),
+    (lose_keys, "error", "layout", None, [], "no keys (all_keys), so nothing can be scored"),
+    (lose_queries, "error", "layout", None, [], "no queries (test_seen or test_unseen or val_s"),
+    (photo_of_16_bits, "error", "photos", "val_seen", [3], "does not decode"),
+    (photo_like_a_thread, "error", "photos", "val_seen", [3], "does not decode"),
+    (photo_like_a_bomb, "error", "photos", "val_seen", [3], "does not decode"),
+    (animated_photo, "error", "photos", "val_seen", [3], "does not decode"),
 ]

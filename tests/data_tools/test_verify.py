@@ -18,6 +18,7 @@ from tests.data_tools.damages import (
     scramble_photo,
     set_text,
     shorten_barcode,
+    steer_the_terminal,
 )
 
 
@@ -139,23 +140,6 @@ def test_single_species_may_be_apart_from_no_split(damaged):
     assert verify(damaged(take_out), photos=0).findings == []
 
 
-def make_variable_length(file):
-    for split in file:
-        images, lengths = file[split]["image"][:], file[split]["image_mask"][:]
-        del file[split]["image"]
-        column = file[split].create_dataset("image", len(images), h5py.vlen_dtype(np.uint8))
-        for row, (image, length) in enumerate(zip(images, lengths, strict=True)):
-            column[row] = image[:length]
-
-
-def test_variable_length_photos(damaged):
-    path = damaged(make_variable_length)
-    assert verify(path, processes=1).findings == []
-    with h5py.File(path, "r+") as file:
-        file["val_seen/image_mask"][2] += 1
-    assert "not the length of the array" in only_message(verify(path, processes=1))
-
-
 def test_a_file_of_features_is_only_warned_about(damaged):
     def drop_photos(file):
         for split in file:
@@ -182,6 +166,37 @@ def test_a_file_without_splits_is_an_error(tmp_path):
     with h5py.File(path, "w") as file:
         file["numbers"] = [1, 2]
     assert "holds no split" in only_message(verify(path))
+
+
+@pytest.mark.parametrize("name", ["val_seen", "val_seen/genus", "val_seen/image"])
+def test_damaged_records_are_a_finding(damaged, name):
+    """HDF5's own record of a group or a dataset is lost."""
+    path = damaged(lambda file: None)
+    with h5py.File(path) as file:
+        place = h5py.h5o.get_info(file[name].id).addr
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(bytes(64))
+    errors = [each.sentence for each in verify(path, photos=0).findings if each.severity == "error"]
+    assert f"{name.split('/')[-1]} cannot be read" in " ".join(errors)
+
+
+def test_names_do_not_steer_the_terminal(damaged, run):
+    def rename(file):
+        steer_the_terminal(file)
+        file.move("val_unseen", "\x1b[2Jval")
+
+    output = run(damaged(rename), "--photos", 0).output
+    assert "\x1b" not in output
+    assert "\\x1b[2Jval" in output
+
+
+def test_a_file_of_a_published_name_is_compared_with_it(damaged):
+    path = damaged(lambda file: None)
+    path = path.rename(path.with_name("BioScan_data_in_splits.hdf5"))
+    sentences = " ".join(finding.sentence for finding in verify(path, photos=0).findings)
+    assert "published BioScan_data_in_splits.hdf5 has about 79.7 GB" in sentences
+    assert "has 21,118 specimens in all_keys" in sentences
 
 
 @pytest.fixture
@@ -228,6 +243,27 @@ def test_command_on_half_a_file(run, sample_file, tmp_path):
     assert result.exit_code == 1
     assert "cannot be read as HDF5" in result.output
     assert "Traceback" not in result.output
+
+
+def test_report_replaces_nothing(run, damaged, tmp_path):
+    path, there = damaged(shorten_barcode), tmp_path / "there.json"
+    there.write_text("mine")
+    (tmp_path / "link").symlink_to(path)
+    before = path.read_bytes()
+    for out, words in [
+        (path, "is read"),
+        (tmp_path / "link", "is read"),
+        (there, "exists. Use --force"),
+        (tmp_path, "is a folder"),
+        ("/dev/null", "is no regular file"),
+    ]:
+        result = run(path, "--photos", 0, "--json", out)
+        assert result.exit_code == 1
+        assert words in result.output
+        assert "splits of" not in result.output  # so it was before the work
+    assert path.read_bytes() == before
+    assert run(path, "--photos", 0, "--json", there, "--force").exit_code == 0
+    assert json.loads(there.read_text())["warnings"] == 1
 
 
 def die(path, block):

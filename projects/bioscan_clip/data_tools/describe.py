@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from projects.bioscan_clip.data_tools.checks.columns import blocks, text_at
-from projects.bioscan_clip.data_tools.checks.layout import split_groups
+from projects.bioscan_clip.data_tools.checks.columns import split_groups
+from projects.bioscan_clip.data_tools.checks.finding import blocks, text_at
 from projects.bioscan_clip.data_tools.checks.photos import choose_photos
 from projects.bioscan_clip.datasets.hdf5 import Column, PhotoStorage, open_file, photo_storage
 from projects.bioscan_clip.datasets.schema import (

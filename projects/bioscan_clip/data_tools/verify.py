@@ -1,55 +1,49 @@
 """Check a BIOSCAN HDF5 file: what is wrong, where, and what to do about it."""
 
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, get_args
 
 import h5py
 import numpy as np
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+from rich.markup import escape
+from rich.table import Table
 
-from projects.bioscan_clip.data_tools.checks.barcodes import check_barcodes
-from projects.bioscan_clip.data_tools.checks.columns import IntArray
-from projects.bioscan_clip.data_tools.checks.finding import Finding, Problem, Subject
-from projects.bioscan_clip.data_tools.checks.labels import (
-    check_lineages,
-    check_names,
-    check_ranks,
-)
-from projects.bioscan_clip.data_tools.checks.layout import (
+from projects.bioscan_clip.data_tools.checks.columns import (
     check_columns,
+    check_published,
     check_splits,
+    check_values,
     nearest_layout,
 )
-from projects.bioscan_clip.data_tools.checks.membership import (
-    check_ids,
-    check_membership,
-    check_species,
+from projects.bioscan_clip.data_tools.checks.finding import (
+    HDF5_ERRORS,
+    Finding,
+    IntArray,
+    Severity,
+    Subject,
+    printable,
 )
 from projects.bioscan_clip.data_tools.checks.photos import (
-    check_lengths,
     choose_photos,
     decode_photos,
     photo_blocks,
 )
-from projects.bioscan_clip.data_tools.checks.tokens import (
-    check_names_against_tokens,
+from projects.bioscan_clip.data_tools.checks.splits import (
+    check_ids,
+    check_lineages,
+    check_membership,
+    check_ranks,
+    check_species,
     check_tokens,
     names_and_tokens,
 )
-from projects.bioscan_clip.data_tools.verify_report import Report, SplitReport
 from projects.bioscan_clip.datasets.hdf5 import open_file
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
@@ -61,11 +55,70 @@ from projects.bioscan_clip.datasets.schema import (
     TEXT_MASK,
 )
 from projects.bioscan_clip.datasets.taxonomy import encode_column
+from projects.bioscan_clip.files import progress, write_whole
 
 PHOTOS_PER_SPLIT = 1000
 
-_SAMPLE_ID = IDENTIFIERS[0]
 _SEED = 0
+_STYLES = {"error": "bold red", "warning": "yellow"}
+_SHORT = {"error": "wrong", "warning": "odd"}
+
+
+@dataclass
+class SplitReport:
+    """What was checked of one split.
+
+    Attributes
+    ----------
+    rows : int
+        Number of specimens.
+    checked : dict of str to int
+        For each subject that could be checked, the number of rows looked at.
+    """
+
+    rows: int
+    checked: dict[Subject, int] = field(default_factory=dict)
+
+
+@dataclass
+class Report:
+    """What a check of a file found.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        The file.
+    size : int
+        Its bytes.
+    layout : str
+        The published file whose splits are most like its: ``BIOSCAN-1M`` or ``BIOSCAN-5M``.
+    splits : dict of str to SplitReport
+        What was checked of each split.
+    findings : list of Finding
+        What is wrong, errors first.
+    """
+
+    path: Path
+    size: int
+    layout: str
+    splits: dict[str, SplitReport]
+    findings: list[Finding]
+
+    def count(self, severity: Severity) -> int:
+        """Return the number of findings of a severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as what the `json` module can write."""
+        return {
+            "file": str(self.path),
+            "bytes": self.size,
+            "layout": self.layout,
+            "errors": self.count("error"),
+            "warnings": self.count("warning"),
+            "splits": {name: asdict(split) for name, split in self.splits.items()},
+            "findings": [asdict(finding) for finding in self.findings],
+        }
 
 
 @dataclass
@@ -78,8 +131,12 @@ class _Split:
     labels: IntArray | None = None
     names: pd.DataFrame | None = None
 
-    def has(self, *names: str) -> bool:
-        return self.report.rows > 0 and all(name in self.columns for name in names)
+    def has(self, subject: Subject, *names: str) -> bool:
+        """Return whether a subject can be checked, and note that it is."""
+        there = self.report.rows > 0 and all(name in self.columns for name in names)
+        if there:
+            self.report.checked[subject] = self.report.rows
+        return there
 
 
 def verify(
@@ -110,10 +167,10 @@ def verify(
     ValueError
         If it is not HDF5, is incomplete, or is being written by another program.
     OSError
-        If it cannot be read to its end.
+        If a process that decodes photos is killed.
     """
     path = path.expanduser()
-    with open_file(path) as file, _progress() as progress:
+    with open_file(path) as file:
         groups, findings = check_splits(file)
         layout = nearest_layout(set(groups))
         splits = {}
@@ -121,41 +178,45 @@ def verify(
             columns, rows, found = check_columns(name, group)
             splits[name] = _Split(columns, SplitReport(rows, {"layout": rows}))
             findings += found
-        task = progress.add_task("Columns", total=sum(each.report.rows for each in splits.values()))
-        for name, split in splits.items():
-            findings += _check_rows(name, split)
-            progress.advance(task, split.report.rows)
-        findings += _check_across(layout, splits)
-        findings += _check_photos(path, splits, photos, processes, progress)
-    reports = {name: split.report for name, split in splits.items()}
+        reports = {name: split.report for name, split in splits.items()}
+        rows_of = {name: report.rows for name, report in reports.items()}
+        findings += check_published(path.name, path.stat().st_size, rows_of)
+        with progress("Checking rows", sum(rows_of.values())) as advance:
+            for name, split in splits.items():
+                findings += _finished(_check_rows(name, split), name)
+                advance(split.report.rows)
+        findings += _finished(_check_across(layout, splits))
+        findings += _check_photos(path, splits, photos, processes)
     findings.sort(key=lambda finding: finding.severity)
     return Report(path, path.stat().st_size, layout, reports, findings)
+
+
+def _finished(findings: Iterable[Finding], split: str | None = None) -> Iterator[Finding]:
+    """Yield findings, the last of them that the file cannot be read, where that is so."""
+    try:
+        yield from findings
+    except HDF5_ERRORS as error:
+        remedy = "build or download the file again"
+        yield Finding("layout", "error", f"it cannot be read ({error})", remedy, split)
 
 
 def _check_rows(name: str, split: _Split) -> Iterator[Finding]:
     """Check each row of a split, and keep the codes that comparing splits needs."""
     columns, rows = split.columns, split.report.rows
-    checked: list[Subject] = []
-    if split.has(*RANKS):
-        split.labels = np.empty((rows, len(RANKS)), dtype=np.int64)
+    if rows:
+        yield from check_values(name, columns)
+    if split.has("labels", *RANKS):
+        labels = np.empty((rows, len(RANKS)), dtype=np.int64)
         for position, rank in enumerate(RANKS):
-            split.labels[:, position] = encode_column(columns[rank])
-        yield from check_ranks(name, split.labels)
-        yield from check_names(name, columns)
-        checked.append("labels")
-    if split.has(_SAMPLE_ID):
-        split.ids = encode_column(columns[_SAMPLE_ID])
+            labels[:, position] = encode_column(columns[rank])
+        yield from check_ranks(name, labels)
+        split.labels = labels
+    if split.has("splits", IDENTIFIERS[0]):
+        split.ids = encode_column(columns[IDENTIFIERS[0]])
         yield from check_ids(name, split.ids)
-        checked.append("splits")
-    if split.has(BARCODE):
-        yield from check_barcodes(name, columns)
-        checked.append("barcodes")
-    if split.has(TEXT_IDS, TEXT_MASK):
-        yield from check_tokens(name, columns)
-        checked.append("tokens")
-        if split.labels is not None:
-            split.names = names_and_tokens(columns[TEXT_IDS], split.labels)
-    split.report.checked |= dict.fromkeys(checked, rows)
+    split.has("barcodes", BARCODE)
+    if split.has("tokens", TEXT_IDS, TEXT_MASK) and split.labels is not None:
+        split.names = names_and_tokens(columns[TEXT_IDS], split.labels)
 
 
 def _check_across(layout: str, splits: dict[str, _Split]) -> Iterator[Finding]:
@@ -163,51 +224,84 @@ def _check_across(layout: str, splits: dict[str, _Split]) -> Iterator[Finding]:
     columns = {name: split.columns for name, split in splits.items()}
     labels = {name: each.labels for name, each in splits.items() if each.labels is not None}
     yield from check_lineages(columns, labels)
-    yield from check_species(columns, {name: codes[:, -1] for name, codes in labels.items()})
+    yield from check_species(columns, labels)
     ids = {name: split.ids for name, split in splits.items() if split.ids is not None}
     yield from check_membership(layout, ids)
     names = {name: split.names for name, split in splits.items() if split.names is not None}
-    yield from check_names_against_tokens(columns, names)
+    yield from check_tokens(columns, names)
 
 
 def _check_photos(
-    path: Path,
-    splits: dict[str, _Split],
-    photos: int | None,
-    processes: int | None,
-    progress: Progress,
+    path: Path, splits: dict[str, _Split], photos: int | None, processes: int | None
 ) -> Iterator[Finding]:
     blocks = []
     for name, split in splits.items():
-        if split.has(IMAGE, IMAGE_LENGTH):
-            yield from check_lengths(name, split.columns)
+        if split.has("photos", IMAGE, IMAGE_LENGTH):
             rows = choose_photos(split.columns, photos, _SEED)
             split.report.checked["photos"] = len(rows)
             blocks += photo_blocks(name, rows)
-    task = progress.add_task("Photos", total=sum(len(block.rows) for block in blocks))
-    bad: defaultdict[tuple[str, Problem], list[IntArray]] = defaultdict(list)
-    for block, found in zip(blocks, decode_photos(path, blocks, processes), strict=True):
-        for problem, wrong in found.items():
-            bad[block.split, problem].append(wrong)
-        progress.advance(task, len(block.rows))
-    for (name, problem), wrong_rows in bad.items():
-        yield from problem.at(name, np.concatenate(wrong_rows))
+    bad: defaultdict[tuple[str, Finding], list[IntArray]] = defaultdict(list)
+    with progress("Decoding photos", sum(len(block.rows) for block in blocks)) as advance:
+        for block, found in zip(blocks, decode_photos(path, blocks, processes), strict=True):
+            for finding, wrong in found.items():
+                bad[block.split, finding].append(wrong)
+            advance(len(block.rows))
+    for (name, finding), wrong_rows in bad.items():
+        yield from finding.at(name, np.concatenate(wrong_rows))
 
 
-class _Rate(ProgressColumn):
-    """Rows per second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f}/s")
+def save_report(report: Report, path: Path) -> None:
+    """Write a report as JSON."""
+    text = json.dumps(report.as_json(), indent=1) + "\n"
+    write_whole(path, lambda unfinished: unfinished.write_text(text, "utf-8"))
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+def print_report(report: Report, console: Console | None = None) -> None:
+    """Print what was checked of each split, then each finding and what to do about it."""
+    console = console or Console()
+    name = _shown(str(report.path))
+    console.print(f"[bold]{name}[/], {report.size / 1e6:,.0f} MB, splits of {report.layout}")
+    console.print(_table(report))
+    findings = Table.grid(padding=(0, 2))
+    for finding in report.findings:
+        findings.add_row(
+            f"[{_STYLES[finding.severity]}]{finding.severity}[/]",
+            f"[bold]{_shown(finding.place)}[/]: {_shown(finding.sentence)} "
+            f"[dim]To do: {escape(finding.remedy)}.[/]",
+        )
+    if report.findings:
+        console.print(findings)
+    counts = sorted(Counter(finding.severity for finding in report.findings).items())
+    listed = ", ".join(f"{count} {severity}{'s'[: count != 1]}" for severity, count in counts)
+    console.print(f"{listed or 'Nothing wrong'} in {name}.")
+
+
+def _table(report: Report) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=0)
+    table.add_column("split", no_wrap=True)
+    table.add_column("rows", justify="right", no_wrap=True)
+    subjects = get_args(Subject)
+    for subject in subjects:
+        table.add_column(subject)
+    for name, split in report.splits.items():
+        cells = [_cell(report, name, subject) for subject in subjects]
+        table.add_row(_shown(name), f"{split.rows:,}", *cells)
+    return table
+
+
+def _cell(report: Report, split: str, subject: Subject) -> str:
+    """Return what is worst there, else what was checked."""
+    here = [each for each in report.findings if (each.split, each.subject) == (split, subject)]
+    if here:
+        worst = min(each.severity for each in here)
+        number = sum(each.severity == worst for each in here)
+        return f"[{_STYLES[worst]}]{number} {_SHORT[worst]}[/]"
+    checked = report.splits[split].checked.get(subject)
+    if checked is None:
+        return "[dim]-[/]"
+    # Of photos, a sample may stand for all.
+    return f"[green]{checked:,} ok[/]" if subject == "photos" else "[green]ok[/]"
+
+
+def _shown(text: str) -> str:
+    return escape(printable(text))

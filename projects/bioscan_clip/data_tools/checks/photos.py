@@ -1,4 +1,4 @@
-"""Whether photos can be decoded and their lengths are right."""
+"""Whether photos can be decoded. Light to import, since processes are begun for it."""
 
 import multiprocessing
 from collections.abc import Iterator, Mapping
@@ -13,32 +13,22 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from projects.bioscan_clip.data_tools.checks.columns import IntArray
-from projects.bioscan_clip.data_tools.checks.finding import Finding, Problem
+from projects.bioscan_clip.data_tools.checks.finding import HDF5_ERRORS, Finding, IntArray
 from projects.bioscan_clip.data_tools.cores import available_cores
 from projects.bioscan_clip.datasets.hdf5 import Column, open_file
 from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH
 
+MAX_PIXELS = 1 << 26
+MAX_ASPECT = 50
+
 _PHOTOS_AT_ONCE = 128
 _GET_AGAIN = "get these photos again, or set on_bad_image=skip to train without them"
 
-_NO_PHOTO = Problem(
-    "photos", "error", f"there is no photo ({IMAGE_LENGTH} is 0)", _GET_AGAIN
-)  # fmt: skip
-_BAD_LENGTH = Problem(
-    "photos",
-    "error",
-    f"{IMAGE_LENGTH} is negative or more than a row of {IMAGE} holds",
-    f"correct {IMAGE_LENGTH} or build the file again",
+_UNDECODABLE = Finding("photos", "error", "the photo does not decode", _GET_AGAIN)
+_UNREADABLE = Finding(
+    "photos", "error", "the column image cannot be read", "build or download the file again"
 )
-_OTHER_LENGTH = Problem(
-    "photos",
-    "error",
-    f"{IMAGE_LENGTH} is not the length of the array in {IMAGE}",
-    f"correct {IMAGE_LENGTH} or build the file again",
-)
-_UNDECODABLE = Problem("photos", "error", "the photo does not decode", _GET_AGAIN)
-_NOT_ZERO = Problem(
+_NOT_ZERO = Finding(
     "photos",
     "warning",
     f"there are bytes other than zero behind the {IMAGE_LENGTH} bytes of the photo",
@@ -52,20 +42,6 @@ class PhotoBlock:
 
     split: str
     rows: IntArray
-
-
-def check_lengths(split: str, columns: dict[str, h5py.Dataset]) -> list[Finding]:
-    """Check the column `image_mask` of a split."""
-    lengths = columns[IMAGE_LENGTH][:]
-    wrong = {
-        _NO_PHOTO: lengths == 0,
-        _BAD_LENGTH: (lengths < 0) | (lengths > _longest(columns[IMAGE])),
-    }
-    return [
-        finding
-        for problem, rows in wrong.items()
-        for finding in problem.at(split, np.flatnonzero(rows))
-    ]
 
 
 def choose_photos(columns: Mapping[str, h5py.Dataset], number: int | None, seed: int) -> IntArray:
@@ -86,7 +62,7 @@ def choose_photos(columns: Mapping[str, h5py.Dataset], number: int | None, seed:
         Rows, int64, ascending.
     """
     lengths = columns[IMAGE_LENGTH][:]
-    rows = np.flatnonzero((lengths > 0) & (lengths <= _longest(columns[IMAGE])))
+    rows = np.flatnonzero((lengths > 0) & (lengths <= columns[IMAGE].shape[1]))
     if number is None or number >= len(rows):
         return rows
     return np.sort(np.random.default_rng(seed).choice(rows, number, replace=False))
@@ -98,13 +74,9 @@ def photo_blocks(split: str, rows: IntArray) -> list[PhotoBlock]:
     return [PhotoBlock(split, rows[start : start + _PHOTOS_AT_ONCE]) for start in starts]
 
 
-def _longest(images: h5py.Dataset) -> int:
-    return int(images.shape[1]) if images.ndim == 2 else int(np.iinfo(np.int64).max)
-
-
 def decode_photos(
     path: Path, blocks: list[PhotoBlock], processes: int | None
-) -> Iterator[dict[Problem, IntArray]]:
+) -> Iterator[dict[Finding, IntArray]]:
     """Decode photos in parallel.
 
     Parameters
@@ -118,8 +90,8 @@ def decode_photos(
 
     Yields
     ------
-    dict of Problem to numpy.ndarray
-        For each block in turn, the rows with each problem.
+    dict of Finding to numpy.ndarray
+        For each block in turn, the rows with each finding.
 
     Raises
     ------
@@ -143,26 +115,26 @@ def decode_photos(
         pool.shutdown(cancel_futures=True)
 
 
-def decode_block(path: Path, block: PhotoBlock) -> dict[Problem, IntArray]:
-    """Decode the photos of a block and return the rows with each problem."""
+def decode_block(path: Path, block: PhotoBlock) -> dict[Finding, IntArray]:
+    """Decode the photos of a block and return the rows with each finding."""
+    found: dict[Finding, list[int]] = {_UNDECODABLE: [], _NOT_ZERO: [], _UNREADABLE: []}
     with open_file(path) as file, path.open("rb", buffering=0) as raw:
-        group = file[block.split]
-        lengths = Column(group[IMAGE_LENGTH], raw).read(block.rows).tolist()
-        photos = list(Column(group[IMAGE], raw).read(block.rows))
-        padded = group[IMAGE].ndim == 2
-    pairs = list(zip(photos, lengths, strict=True))
-    found = {
-        _UNDECODABLE: [problem_of(photo[:length].tobytes()) is not None for photo, length in pairs]
-    }
-    if padded:
-        found[_NOT_ZERO] = [bool(photo[length:].any()) for photo, length in pairs]
-    else:
-        found[_OTHER_LENGTH] = [len(photo) != length for photo, length in pairs]
-    return {problem: block.rows[wrong] for problem, wrong in found.items()}
+        try:
+            group = file[block.split]
+            lengths = Column(group[IMAGE_LENGTH], raw).read(block.rows).tolist()
+            photos = Column(group[IMAGE], raw).read(block.rows)
+        except HDF5_ERRORS:
+            return {_UNREADABLE: block.rows}
+    for row, photo, length in zip(block.rows.tolist(), photos, lengths, strict=True):
+        if problem_of(photo[:length].tobytes()):
+            found[_UNDECODABLE].append(row)
+        if photo[length:].any():
+            found[_NOT_ZERO].append(row)
+    return {finding: np.array(rows, dtype=np.int64) for finding, rows in found.items()}
 
 
 def check_picture(path: Path) -> int | str:
-    """Return the length in bytes of a JPEG file that decodes, or why it is of no use."""
+    """Return the length in bytes of a JPEG file that is of use, or why it is of none."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -175,7 +147,13 @@ def check_picture(path: Path) -> int | str:
 def problem_of(photo: bytes, formats: tuple[str, ...] = ("JPEG", "PNG")) -> str | None:
     """Return why the bytes are not a whole picture that training reads; None if they are."""
     try:
-        Image.open(BytesIO(photo), formats=formats).load()
+        with Image.open(BytesIO(photo), formats=formats) as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS or max(picture.size) > MAX_ASPECT * min(picture.size):
+                return f"has {width:,} x {height:,} pixels, which training does not read"
+            if picture.mode.startswith("I") or (picture.format == "PNG" and photo[24] > 8):
+                return "has 16 bits per value, of which training reads 8"
+            picture.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return f"does not decode: {error}"
     return None
