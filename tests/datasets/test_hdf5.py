@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projects.bioscan_clip.datasets.hdf5 import Column, PhotoStorage, open_file, photo_storage
+from projects.bioscan_clip.datasets.hdf5 import (
+    Column,
+    HDF5Split,
+    PhotoStorage,
+    open_file,
+    own_member,
+    photo_storage,
+)
 
 
 def test_truncated_file(sample_file, tmp_path):
@@ -41,6 +48,62 @@ def test_file_whose_writing_was_cut_off(tmp_path):
         open_file(tmp_path / "new.hdf5")
 
 
+@pytest.fixture
+def referring(tmp_path):
+    """A file whose columns lie elsewhere."""
+    with h5py.File(tmp_path / "other.hdf5", "w") as other:
+        other["x"] = np.arange(4)
+    (tmp_path / "raw").write_bytes(b"private.")
+    layout = h5py.VirtualLayout((4,), np.int64)
+    layout[:] = h5py.VirtualSource(tmp_path / "other.hdf5", "x", (4,))
+    with h5py.File(tmp_path / "referring.hdf5", "w") as file:
+        group = file.create_group("val_seen")
+        group["own"] = np.arange(4)
+        group["soft"] = h5py.SoftLink("/val_seen/own")
+        group["dangling"] = h5py.SoftLink("/val_seen/nothing")
+        group["linked"] = h5py.ExternalLink(str(tmp_path / "other.hdf5"), "/x")
+        group["lost"] = h5py.ExternalLink("nowhere.hdf5", "/x")
+        group.create_dataset("external", (4,), "u2", external=[(str(tmp_path / "raw"), 0, 8)])
+        group.create_virtual_dataset("virtual", layout)
+    with h5py.File(tmp_path / "referring.hdf5") as file:
+        yield file["val_seen"]
+
+
+@pytest.mark.parametrize("name", ["own", "soft"])
+def test_members_of_the_file_itself(referring, name):
+    assert own_member(referring, name)[:].tolist() == [0, 1, 2, 3]
+    assert own_member(referring.file, "val_seen") == referring
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("dangling", "it is a link to nothing"),
+        ("linked", r"is a link to another file, .*other\.hdf5"),
+        ("lost", r"is a link to another file, nowhere\.hdf5"),
+        ("external", "keeps its values in other files"),
+        ("virtual", "keeps its values in other files"),
+    ],
+)
+def test_members_elsewhere_are_refused(referring, name, reason):
+    with pytest.raises(ValueError, match=rf"referring\.hdf5, val_seen/{name} .*{reason}"):
+        own_member(referring, name)
+
+
+@pytest.mark.parametrize(
+    "link", [h5py.SoftLink("/no"), h5py.ExternalLink("no.hdf5", "/x")], ids=str
+)
+@pytest.mark.parametrize("place", ["val_seen", "val_seen/order", "val_seen/barcode"])
+def test_split_refuses_links_that_lead_nowhere_or_elsewhere(sample_file, tmp_path, link, place):
+    path = tmp_path / "linked.hdf5"
+    path.write_bytes(sample_file.read_bytes())
+    with h5py.File(path, "r+") as file:
+        del file[place]
+        file[place] = link
+    with pytest.raises(ValueError, match=rf"linked\.hdf5, {place} .* (again|link)"):
+        HDF5Split(path, "val_seen", ("barcode",))
+
+
 def storage_of(path, **options) -> PhotoStorage:
     with h5py.File(path, "w") as file:
         return photo_storage(file.create_dataset("image", dtype=np.uint8, **options))
@@ -50,28 +113,21 @@ def test_storage_as_the_published_builder_of_5m_leaves_it(tmp_path):
     """h5py's own choice of chunks for a resizable data set, as the published builder makes it."""
     options = {"shape": (0, 29598), "maxshape": (None, 29598)}
     storage = storage_of(tmp_path / "5m.hdf5", **options)
-    assert storage == PhotoStorage("chunks", 29598, 947_200)
+    assert storage == PhotoStorage(29598, 947_200)
     assert storage.is_expensive
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"shape": (5, 100)}, PhotoStorage("rows", 100, 100)),
-        ({"shape": (5, 100), "chunks": (1, 100)}, PhotoStorage("chunks", 100, 100)),
-        ({"shape": (5, 100), "chunks": (2, 60)}, PhotoStorage("chunks", 100, 240)),
+        ({"shape": (5, 100)}, PhotoStorage(100, 100)),
+        ({"shape": (5, 100), "chunks": (1, 100)}, PhotoStorage(100, 100)),
+        ({"shape": (5, 100), "chunks": (2, 60)}, PhotoStorage(100, 240)),
     ],
 )
 def test_cheap_storage(tmp_path, options, expected):
     assert storage_of(tmp_path / "cheap.hdf5", **options) == expected
     assert not expected.is_expensive
-
-
-def test_storage_of_variable_length(tmp_path):
-    with h5py.File(tmp_path / "ragged.hdf5", "w") as file:
-        images = file.create_dataset("image", (5,), dtype=h5py.vlen_dtype(np.uint8))
-        assert photo_storage(images).layout == "variable-length"
-        assert not photo_storage(images).is_expensive
 
 
 ROWS = 37
@@ -97,9 +153,6 @@ def path(tmp_path_factory, request):
         for name, values in COLUMNS.items():
             for layout, options in LAYOUTS.items():
                 file.create_dataset(f"{layout}/{name}", data=values, **options)
-        ragged = file.create_dataset("ragged", (ROWS,), dtype=h5py.vlen_dtype(np.uint8))
-        for row in range(ROWS):
-            ragged[row] = COLUMNS["bytes"][row, : row + 1]
     return path
 
 
@@ -122,14 +175,6 @@ def test_starts_of_rows(path, layout):
         starts = Column(file[f"{layout}/bytes"], raw).read_starts(rows, lengths)
     expected = [COLUMNS["bytes"][row, :n] for row, n in zip(rows, lengths, strict=True)]
     assert [start.tolist() for start in starts] == [row.tolist() for row in expected]
-
-
-def test_starts_of_rows_of_variable_length(path):
-    rows, lengths = np.array([30, 2]), np.array([4, 99])
-    with h5py.File(path) as file, path.open("rb") as raw:
-        starts = Column(file["ragged"], raw).read_starts(rows, lengths)
-    assert starts[0].tolist() == COLUMNS["bytes"][30, :4].tolist()
-    assert starts[1].tolist() == COLUMNS["bytes"][2, :3].tolist()
 
 
 def test_contiguous_rows_do_not_pass_through_the_library(path, monkeypatch):

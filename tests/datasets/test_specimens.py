@@ -192,15 +192,104 @@ def test_mask_beyond_the_row(path, length):
         dataset[1]
 
 
-def test_photos_of_variable_length(path):
-    expected = BIOSCANInsectDataset(path, SPLIT, for_training=False)[3]["rgb"]
-    ragged = np.empty(ROWS, dtype=object)
-    ragged[:] = [np.frombuffer(jpeg(row), dtype=np.uint8) for row in range(ROWS)]
-    change(path, "image", None)
+def replace_photo(path, row: int, data: bytes) -> None:
     with h5py.File(path, "r+") as file:
-        file[SPLIT].create_dataset("image", data=ragged, dtype=h5py.vlen_dtype(np.uint8))
-    dataset = BIOSCANInsectDataset(path, SPLIT, for_training=False)
-    assert dataset[3]["rgb"].equal(expected)
+        padded = file[SPLIT]["image"][:]
+        wide = np.zeros((ROWS, max(padded.shape[1], len(data))), dtype=np.uint8)
+        wide[:, : padded.shape[1]] = padded
+        wide[row, : len(data)] = np.frombuffer(data, dtype=np.uint8)
+        del file[SPLIT]["image"]
+        file[SPLIT]["image"] = wide
+        file[SPLIT]["image_mask"][row] = len(data)
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def animation() -> bytes:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+@pytest.mark.parametrize(
+    ("photo", "reason"),
+    [
+        (lambda: encoded(Image.new("RGB", (65500, 1)), "JPEG"), "65500 pixels long and 1 wide"),
+        (lambda: encoded(Image.new("1", (20000, 20000)), "PNG"), "too large: .*400000000 pixels"),
+        (animation, "no JPEG or PNG file"),
+        (lambda: b"<html>", "no JPEG or PNG file"),
+    ],
+)
+@pytest.mark.parametrize("for_training", [True, False])
+def test_photo_that_would_break_a_worker_is_a_bad_one(path, caplog, photo, reason, for_training):
+    """Without these limits, the first takes 14 GB for the resized photo."""
+    replace_photo(path, 2, photo())
+    dataset = BIOSCANInsectDataset(path, SPLIT, for_training, on_bad_image="raise")
+    tracemalloc.start()
+    with pytest.raises(BadRowError, match=rf"{path}, split {SPLIT}, row 2: .*{reason}"):
+        dataset[2]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
+    skipping = BIOSCANInsectDataset(path, SPLIT, for_training, on_bad_image="skip")
+    assert skipping[2]["example_index"] == 3
+    assert "row 2" in caplog.text
+
+
+def test_photo_of_16_bits_equals_one_of_8(path):
+    """PyTorch would keep the lower eight bits of each."""
+    grey = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
+    examples = []
+    for pixels in (grey, grey.astype(np.uint16) * 257):
+        replace_photo(path, 1, encoded(Image.fromarray(pixels), "PNG"))
+        examples.append(BIOSCANInsectDataset(path, SPLIT, for_training=False)[1]["rgb"])
+    assert examples[0].equal(examples[1])
+
+
+@pytest.mark.parametrize("column", ["image_features", "dna_features"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_no_numbers_are_named(path, column, value):
+    with h5py.File(path, "r+") as file:
+        file[SPLIT][column][4, 17] = value
+    dataset = BIOSCANInsectDataset(path, SPLIT, True, "feature", "feature")
+    with pytest.raises(BadRowError, match=rf"split {SPLIT}, row 4: `{column}` holds a number that"):
+        dataset.read_batch([2, 4, 1], seed=(0,))
+    assert len(dataset.read_batch([2, 3], seed=(0,))["rgb"]) == 2
+
+
+def test_labels_that_are_nan_are_unknown(path):
+    change(path, "genus", np.array([b"nan"] * ROWS))
+    change(path, "species", np.full(ROWS, np.nan))
+    assert BIOSCANInsectDataset(path, SPLIT)[0]["labels"].tolist() == [taxon_code(b"same")] * 2 + [
+        -1,
+        -1,
+    ]
+
+
+def test_labels_that_are_numbers_are_refused(path):
+    change(path, "species", np.arange(ROWS))
+    with pytest.raises(ValueError, match=r"val_seen/species holds int64, but should hold names"):
+        BIOSCANInsectDataset(path, SPLIT)
+
+
+def test_column_of_another_shape(path):
+    change(path, "image_mask", np.ones((ROWS, 2), dtype=np.int64))
+    with pytest.raises(ValueError, match=r"`image_mask` should be an array of shape \(N,\)"):
+        BIOSCANInsectDataset(path, SPLIT)
+    change(path, "image_mask", None)
+    with h5py.File(path, "r+") as file:
+        file[SPLIT].create_group("image_mask")
+    with pytest.raises(ValueError, match=r"`image_mask` should be an array .* is <HDF5 group"):
+        BIOSCANInsectDataset(path, SPLIT)
+
+
+@pytest.mark.parametrize("size", [1, -3])
+def test_photos_too_small_for_an_encoder(path, size):
+    with pytest.raises(ValueError, match=rf"`image_size` must be at least 16 .* is {size}"):
+        BIOSCANInsectDataset(path, SPLIT, image_size=size)
 
 
 def rechunk(path) -> None:
@@ -252,7 +341,8 @@ def test_opening_a_million_rows_is_quick_and_small(tmp_path):
         group["uri"] = group["species"][:]
         group.create_dataset("image", (rows, 30_000), dtype=np.uint8)  # takes no room on disk
         group["image_mask"] = rng.integers(30_000, size=rows)
-        for column in ("barcode", "language_tokens_input_ids", "language_tokens_attention_mask"):
+        group.create_dataset("barcode", (rows,), dtype="S660")
+        for column in ("language_tokens_input_ids", "language_tokens_attention_mask"):
             group.create_dataset(column, (rows, 20), dtype=np.int64)
     tracemalloc.start()
     dataset = BIOSCANInsectDataset(path, SPLIT)
@@ -262,9 +352,15 @@ def test_opening_a_million_rows_is_quick_and_small(tmp_path):
     assert peak < 60e6
 
 
-def test_no_file_given():
+@pytest.mark.parametrize("given", [None, ""])
+def test_no_file_given(given):
     with pytest.raises(ValueError, match="set BIOSCAN_1M_HDF5 to its path"):
-        BIOSCANInsectDataset(None, SPLIT, path_variable="BIOSCAN_1M_HDF5")
+        BIOSCANInsectDataset(given, SPLIT, path_variable="BIOSCAN_1M_HDF5")
+
+
+def test_folder_given(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is a folder: name the HDF5 file in it"):
+        BIOSCANInsectDataset(tmp_path, SPLIT)
 
 
 def test_no_such_file(tmp_path):

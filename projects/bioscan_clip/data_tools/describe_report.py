@@ -58,9 +58,7 @@ def storage_sentences(storage: Mapping[str, PhotoStorage], path: Path) -> list[s
     for kind in dict.fromkeys(storage.values()):
         splits = [name for name, each in storage.items() if each == kind]
         where = "in every split" if len(splits) == len(storage) else f"in {', '.join(splits)}"
-        if kind.layout == "variable-length":
-            sentences.append(f"Photos lie as arrays of their own length {where}.")
-        elif kind.layout == "rows":
+        if kind.touched_bytes == kind.row_bytes:
             sentences.append(
                 f"Photos lie in rows of {kind.row_bytes:,} bytes {where}: "
                 "reading one touches no other."

@@ -6,13 +6,22 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from projects.bioscan_clip.datasets.schema import BIN_COLUMNS, IMAGE, IMAGE_LENGTH, RANKS
+from projects.bioscan_clip.datasets.schema import (
+    BIN_COLUMNS,
+    DNA_FEATURES,
+    IMAGE,
+    IMAGE_FEATURES,
+    IMAGE_LENGTH,
+    RANKS,
+    TEXT_IDS,
+    TEXT_MASK,
+)
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN, encode_column
 
 PARTIAL_SUFFIX = ".partial"
@@ -58,11 +67,52 @@ def open_file(path: str | Path) -> h5py.File:
         ) from error
 
 
+def own_member(parent: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+    """Return a group or dataset whose bytes all lie in the file itself.
+
+    Other files, which HDF5 can refer to in three ways, may be missing, changed or private.
+
+    Parameters
+    ----------
+    parent : h5py.Group
+        The file, or a split of it.
+    name : str
+        The split or column.
+
+    Returns
+    -------
+    h5py.Group or h5py.Dataset
+        The member.
+
+    Raises
+    ------
+    ValueError
+        If it lies in another file, is a link to nothing, or is damaged.
+    """
+    where = f"{parent.file.filename}, {'/'.join((parent.name.strip('/'), name)).lstrip('/')}"
+    others = "A file must hold all of its data itself: copy them into it, or get the file again."
+    link = parent.get(name, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        raise ValueError(f"{where} is a link to another file, {link.filename}. {others}")
+    try:
+        member = parent[name]
+    except (KeyError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{where} cannot be opened ({error.args[0]}): it is a link to nothing, or the file is "
+            "damaged. Build or download it again."
+        ) from error
+    if isinstance(member, h5py.Dataset) and (member.external or member.is_virtual):
+        raise ValueError(f"{where} keeps its values in other files. {others}")
+    return member
+
+
 def _nothing_there(path: Path) -> str:
+    if path.is_dir():
+        return f"{path} is a folder: name the HDF5 file in it."
     if path.with_name(path.name + PARTIAL_SUFFIX).exists():
         return (
             f"There is no data file {path} yet, only {path.name}{PARTIAL_SUFFIX}: it is still "
-            "being written, or that was cut off. Run the command that writes it again to go on."
+            "being written, or that was cut off. Run the command that writes it again: it resumes."
         )
     return (
         f"There is no data file {path}. `bioscan-clip data sample --out {path}` writes a small one "
@@ -73,22 +123,22 @@ def _nothing_there(path: Path) -> str:
 _EXPENSIVE = 4
 
 
+IntArray = npt.NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class PhotoStorage:
     """How an `image` dataset lies on disk.
 
     Attributes
     ----------
-    layout : {"rows", "chunks", "variable-length"}
-        ``rows``: one run of bytes per photo (a contiguous dataset). ``chunks``: HDF5 chunks, which
-        can only be read whole. ``variable-length``: one array of its own length per photo.
     row_bytes : int
-        Bytes of a padded row; 0 for ``variable-length``.
+        Bytes of a padded row.
     touched_bytes : int
-        Bytes of the chunks that one row lies in; `row_bytes` for ``rows``.
+        Bytes that are read to get one row: the row itself in a contiguous dataset, else all chunks
+        that it lies in, which HDF5 can only read whole.
     """
 
-    layout: Literal["rows", "chunks", "variable-length"]
     row_bytes: int
     touched_bytes: int
 
@@ -107,24 +157,18 @@ def photo_storage(images: h5py.Dataset) -> PhotoStorage:
     Parameters
     ----------
     images : h5py.Dataset
-        uint8 ``(N, L)``, or ``(N,)`` of variable-length uint8.
+        uint8 ``(N, L)``.
 
     Returns
     -------
     PhotoStorage
-        Its layout and costs in bytes.
+        Its costs in bytes.
     """
-    if images.ndim == 1:
-        return PhotoStorage("variable-length", 0, 0)
     row_bytes = images.shape[1]
     if images.chunks is None:
-        return PhotoStorage("rows", row_bytes, row_bytes)
+        return PhotoStorage(row_bytes, row_bytes)
     rows, width = images.chunks
-    touched = math.ceil(row_bytes / width) * rows * width
-    return PhotoStorage("chunks", row_bytes, touched)
-
-
-IntArray = npt.NDArray[np.int64]
+    return PhotoStorage(row_bytes, math.ceil(row_bytes / width) * rows * width)
 
 
 class Column:
@@ -146,11 +190,6 @@ class Column:
         self._raw = raw
         self._start = _start_of_rows(dataset)
         self._row_bytes = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))
-
-    @property
-    def width(self) -> int | None:
-        """Values in a row; None if each row has its own number."""
-        return self._dataset.shape[1] if self._dataset.ndim > 1 else None
 
     def read(self, rows: IntArray) -> npt.NDArray[Any]:
         """Read whole rows.
@@ -190,7 +229,7 @@ class Column:
         Returns
         -------
         list of numpy.ndarray
-            uint8, shape ``(lengths[i],)`` each; shorter where a row of variable length is.
+            uint8, shape ``(lengths[i],)`` each.
 
         Raises
         ------
@@ -199,13 +238,11 @@ class Column:
         """
         starts = []
         for row, length in zip(rows.tolist(), lengths.tolist(), strict=True):
-            if self._start is not None:
+            if self._start is None:
+                start = self._dataset[row, :length]
+            else:
                 start = np.empty(length, dtype=np.uint8)
                 self._read_raw(row, start)
-            elif self.width is None:
-                start = self._dataset[row][:length]
-            else:
-                start = self._dataset[row, :length]
             starts.append(start)
         return starts
 
@@ -222,10 +259,7 @@ class Column:
 
 def _start_of_rows(dataset: h5py.Dataset) -> int | None:
     """Return where in the file the rows of a contiguous dataset begin, else None."""
-    if dataset.external or dataset.is_virtual or dataset.dtype.hasobject:
-        return None
-    start: int | None = dataset.id.get_offset()
-    return start
+    return None if dataset.dtype.hasobject else dataset.id.get_offset()
 
 
 def _runs(rows: IntArray) -> Iterator[slice]:
@@ -234,6 +268,9 @@ def _runs(rows: IntArray) -> Iterator[slice]:
     for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
         if stop > start:
             yield slice(start, stop)
+
+
+_OF_TWO_DIMENSIONS = (IMAGE, IMAGE_FEATURES, DNA_FEATURES, TEXT_IDS, TEXT_MASK)
 
 
 class BadRowError(ValueError):
@@ -279,19 +316,23 @@ class HDF5Split:
         self._names = (*columns, IMAGE_LENGTH) if IMAGE in columns else columns
         self._columns: dict[str, Column] = {}
         self._owner = -1
+        self.photo_storage: PhotoStorage | None = None
         with open_file(self.path) as file:
-            group = self._checked_group(file)
-            self._length = len(group[RANKS[0]])
-            self.labels = np.empty((self._length, len(RANKS)), dtype=np.int64)
+            checked = self._checked_columns(file)
+            self.labels = np.empty((len(checked[RANKS[0]]), len(RANKS)), dtype=np.int64)
             for position, rank in enumerate(RANKS):
-                self.labels[:, position] = encode_column(group[rank])
-            self.bins = self._read_bins(group)
-            self.photo_storage = photo_storage(group[IMAGE]) if IMAGE in columns else None
-            self._photo_lengths = _photo_lengths(group) if IMAGE in columns else None
+                self.labels[:, position] = encode_column(checked[rank])
+            bins = [encode_column(checked[name]) for name in BIN_COLUMNS if name in checked]
+            self.bins = bins[0] if bins else np.full(len(self.labels), UNKNOWN)
+            if IMAGE in columns:
+                self.photo_storage = photo_storage(checked[IMAGE])
+                lengths = checked[IMAGE_LENGTH][:]
+                lengths[(lengths < 0) | (lengths > self.photo_storage.row_bytes)] = 0
+                self._photo_lengths: npt.NDArray[np.int32] = lengths.astype(np.int32)
 
     def __len__(self) -> int:
         """Return the number of specimens."""
-        return self._length
+        return len(self.labels)
 
     def read(self, column: str, rows: IntArray) -> npt.NDArray[Any]:
         """Read rows of a column; see :meth:`Column.read`."""
@@ -311,20 +352,17 @@ class HDF5Split:
             uint8, shape ``(image_mask[row],)`` each; empty where `image_mask` is not within the
             row, so that it does not decode either.
         """
-        assert self._photo_lengths is not None
         return self._column(IMAGE).read_starts(rows, self._photo_lengths[rows].astype(np.int64))
 
-    def bad_photo(self, row: int) -> BadRowError:
-        """Return the error that says why the photo of a row does not decode."""
-        stated, width = int(self.read(IMAGE_LENGTH, np.array([row]))[0]), self._column(IMAGE).width
-        if stated <= 0 or (width is not None and stated > width):
-            return BadRowError(
-                f"{self.describe(row)}: `{IMAGE_LENGTH}` says {stated} bytes, but a row of "
-                f"`{IMAGE}` holds {width or 'at least one'}."
-            )
+    def bad_photo(self, row: int, problem: str) -> BadRowError:
+        """Return the error that says why the photo of a row is of no use."""
+        stated = int(self.read(IMAGE_LENGTH, np.array([row]))[0])
+        width = self.photo_storage.row_bytes if self.photo_storage else 0
+        if not 0 < stated <= width:
+            problem = f"`{IMAGE_LENGTH}` says {stated} bytes, but a row of `{IMAGE}` holds {width}"
         return BadRowError(
-            f"{self.describe(row)}: the photo does not decode. Mend the file, or set "
-            "on_bad_image=skip to train without it."
+            f"{self.describe(row)}: {problem}. Correct the file, or set on_bad_image=skip to train "
+            "without this photo."
         )
 
     def describe(self, row: int) -> str:
@@ -343,41 +381,35 @@ class HDF5Split:
             self._owner = os.getpid()
         return self._columns[name]
 
-    def _checked_group(self, file: h5py.File) -> h5py.Group:
+    def _checked_columns(self, file: h5py.File) -> dict[str, h5py.Dataset]:
+        """Return the columns that are read, and the one of BINs if there is one."""
         if self.split not in file:
             raise ValueError(
                 f"{self.path} has no split {self.split!r}. It has: {', '.join(sorted(file))}."
             )
-        group = file[self.split]
+        group, where = own_member(file, self.split), f"{self.path}, split {self.split}"
         needed = (*RANKS, *self._names)
         missing = [name for name in needed if name not in group]
         if missing:
             raise ValueError(
-                f"{self.path}, split {self.split} lacks {', '.join(missing)}. "
-                f"It has: {', '.join(sorted(group))}."
+                f"{where} lacks {', '.join(missing)}. It has: {', '.join(sorted(group))}."
             )
-        lengths = {name: len(group[name]) for name in needed}
+        bins = [name for name in BIN_COLUMNS if name in group][:1]
+        columns = {name: own_member(group, name) for name in (*needed, *bins)}
+        for name, column in columns.items():
+            dimensions, shape = (2, "(N, L)") if name in _OF_TWO_DIMENSIONS else (1, "(N,)")
+            if not isinstance(column, h5py.Dataset) or column.ndim != dimensions:
+                raise ValueError(
+                    f"{where}: `{name}` should be an array of shape {shape}, one row per specimen, "
+                    f"but is {column}. Build or download the file again."
+                )
+        lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{name} {rows}" for name, rows in lengths.items())
             raise ValueError(
-                f"{self.path}, split {self.split}: the columns differ in their number of rows "
-                f"({listed}), so the file is damaged or half written; build or download it again."
+                f"{where}: the columns differ in their number of rows ({listed}), so the file is "
+                "damaged or half written; build or download it again."
             )
         if lengths[RANKS[0]] == 0:
-            raise ValueError(f"{self.path}, split {self.split} holds no specimens.")
-        return group
-
-    def _read_bins(self, group: h5py.Group) -> npt.NDArray[np.int64]:
-        for column in BIN_COLUMNS:
-            if column in group:
-                return encode_column(group[column])
-        return np.full(self._length, UNKNOWN)
-
-
-def _photo_lengths(group: h5py.Group) -> npt.NDArray[np.int32]:
-    """Return the length of each JPEG; 0 where the file says what cannot be."""
-    lengths: IntArray = group[IMAGE_LENGTH][:]
-    images = group[IMAGE]
-    longest = images.shape[1] if images.ndim > 1 else np.iinfo(np.int32).max
-    lengths[(lengths < 0) | (lengths > longest)] = 0
-    return lengths.astype(np.int32)
+            raise ValueError(f"{where} holds no specimens.")
+        return columns

@@ -11,7 +11,6 @@ import torch
 from mmlearn.constants import EXAMPLE_INDEX_KEY
 from mmlearn.datasets.core import Example
 from torch.utils.data import Dataset, get_worker_info
-from torchvision.io import ImageReadMode, decode_image
 
 from projects.bioscan_clip.datasets.hdf5 import BadRowError, HDF5Split, IntArray
 from projects.bioscan_clip.datasets.schema import (
@@ -25,6 +24,7 @@ from projects.bioscan_clip.datasets.schema import (
 from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
 from projects.bioscan_clip.datasets.transforms import (
     POSE,
+    decode_photo,
     draw_augmentation,
     evaluation_view,
     finish_batch,
@@ -34,6 +34,7 @@ from projects.bioscan_clip.datasets.transforms import (
 logger = logging.getLogger(__name__)
 
 _MOST_BAD_IMAGES_IN_A_ROW = 100
+_LEAST_IMAGE_SIZE = 16
 
 ByteArray = npt.NDArray[np.uint8]
 
@@ -93,11 +94,15 @@ class BIOSCANInsectDataset(Dataset[Example]):
         on_bad_image: Literal["raise", "skip"] | None = None,
         path_variable: str | None = None,
     ) -> None:
-        if path_to_hdf5_file is None:
+        if path_to_hdf5_file is None or not Path(path_to_hdf5_file).name:  # an empty variable
             variable = f"set {path_variable} to its path or " if path_variable else ""
             raise ValueError(
                 f"No HDF5 file is given for split {split}: {variable}pass `path_to_hdf5_file`. "
                 "`bioscan-clip doctor` checks a whole experiment."
+            )
+        if image_size < _LEAST_IMAGE_SIZE:
+            raise ValueError(
+                f"`image_size` must be at least {_LEAST_IMAGE_SIZE} pixels, but is {image_size}."
             )
         _check_choice("image_input_type", image_input_type, ("image", "feature"))
         _check_choice("dna_input_type", dna_input_type, ("sequence", "feature"))
@@ -167,7 +172,7 @@ class BIOSCANInsectDataset(Dataset[Example]):
         if self._image_column == IMAGE:
             photos, used = self._read_photos(rows, seed)
         else:
-            photos, used = {"rgb": _as_float(self._split.read(IMAGE_FEATURES, rows))}, rows
+            photos, used = {"rgb": self._read_features(IMAGE_FEATURES, rows)}, rows
         return photos | {
             "dna": self._read_dna(used),
             "text": _as_int64(self._split.read(TEXT_IDS, used)),
@@ -206,9 +211,9 @@ class BIOSCANInsectDataset(Dataset[Example]):
             try:
                 if step:
                     jpeg = self._split.read_jpegs(np.array([candidate]))[0]
-                return decode_image(torch.from_numpy(jpeg), mode=ImageReadMode.RGB), candidate
-            except RuntimeError as error:
-                problem = self._split.bad_photo(candidate)
+                return decode_photo(jpeg), candidate
+            except ValueError as error:
+                problem = self._split.bad_photo(candidate, str(error))
                 if self.on_bad_image == "raise":
                     raise problem from error
                 logger.warning("Skipped a photo, taking the next specimen instead. %s", problem)
@@ -218,12 +223,19 @@ class BIOSCANInsectDataset(Dataset[Example]):
         )
 
     def _read_dna(self, rows: IntArray) -> torch.Tensor:
-        values = self._split.read(self._dna_column, rows)
-        return _as_float(values) if self._dna_column == DNA_FEATURES else self.tokenizer(values)
+        if self._dna_column == DNA_FEATURES:
+            return self._read_features(DNA_FEATURES, rows)
+        return self.tokenizer(self._split.read(BARCODE, rows))
 
-
-def _as_float(features: npt.NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(features.astype(np.float32))
+    def _read_features(self, column: str, rows: IntArray) -> torch.Tensor:
+        features = self._split.read(column, rows).astype(np.float32)
+        if not np.isfinite(features).all():
+            row = int(rows[np.isfinite(features).all(axis=1).argmin()])
+            raise BadRowError(
+                f"{self._split.describe(row)}: `{column}` holds a number that is NaN or infinite. "
+                "Compute the features again."
+            )
+        return torch.from_numpy(features)
 
 
 def _as_int64(tokens: npt.NDArray[Any]) -> torch.Tensor:

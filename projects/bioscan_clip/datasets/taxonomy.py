@@ -13,6 +13,7 @@ from projects.bioscan_clip.datasets.schema import NOT_CLASSIFIED
 UNKNOWN = -1
 """The code of a missing label."""
 
+_UNKNOWN_NAMES = (b"", b"nan", b"NaN", NOT_CLASSIFIED)
 _ROWS_AT_ONCE = 1 << 16
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -26,14 +27,15 @@ def taxon_code(name: bytes) -> int:
     Parameters
     ----------
     name : bytes
-        Name as the file holds it; empty or ``b"not_classified"`` is unknown.
+        Name as the file holds it. An empty one, ``b"not_classified"`` and ``b"nan"``, as tables
+        write an empty cell, are unknown.
 
     Returns
     -------
     int
         A non-negative code, or -1 if the name is unknown.
     """
-    if name in (b"", NOT_CLASSIFIED):
+    if name in _UNKNOWN_NAMES:
         return UNKNOWN
     return int.from_bytes(blake2b(name, digest_size=8).digest(), "big") >> 1
 
@@ -66,7 +68,19 @@ def encode_column(column: h5py.Dataset) -> npt.NDArray[np.int64]:
     -------
     numpy.ndarray
         int64, shape ``(N,)``; see :func:`taxon_code`.
+
+    Raises
+    ------
+    ValueError
+        If the column holds no text. One of NaN only is a column of unknown names.
     """
+    if column.dtype.kind not in "SO" and not (
+        column.dtype.kind == "f" and bool(np.isnan(column[:]).all())
+    ):
+        raise ValueError(
+            f"{column.file.filename}, {column.name.lstrip('/')} holds {column.dtype}, but should "
+            "hold names as text. Build or download the file again."
+        )
     codes = np.empty(len(column), dtype=np.int64)
     starts = range(0, len(column), _ROWS_AT_ONCE)
     blocks = (column[start : start + _ROWS_AT_ONCE] for start in starts)

@@ -1,4 +1,4 @@
-"""From a decoded photo to what the encoder takes.
+"""From a photo's bytes to what the encoder takes.
 
 Workers crop and resize photos one by one and keep them uint8, a quarter of the bytes of float32.
 What is the same work for every pixel of a batch (flips, rotation, normalisation) is left to
@@ -8,11 +8,14 @@ What is the same work for every pixel of a batch (flips, rotation, normalisation
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image, UnidentifiedImageError
+from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
 CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
@@ -20,6 +23,9 @@ CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
 
 POSE: Final = "rgb_pose"
 """The batch key of poses, from the worker to :func:`finish_batch`."""
+
+MOST_OBLONG: Final = 50
+"""How many times as long as wide a photo may be: resizing its short side lengthens the long one."""
 
 _ON_CPU_AT_ONCE: Final = 4  # photos whose pixels stay in a core's cache
 
@@ -97,6 +103,42 @@ def _draw_pose(chances: Iterator[float]) -> npt.NDArray[np.float32]:
 
 def _between(low: float, high: float, chance: float) -> float:
     return low + (high - low) * chance
+
+
+def decode_photo(file: npt.NDArray[np.uint8]) -> torch.Tensor:
+    """Decode a photo, unless that would take memory out of proportion.
+
+    Parameters
+    ----------
+    file : numpy.ndarray
+        The bytes of a JPEG or PNG file, uint8, shape ``(L,)``.
+
+    Returns
+    -------
+    torch.Tensor
+        uint8 RGB, shape ``(3, H, W)``; 16 bits per channel are scaled to 8.
+
+    Raises
+    ------
+    ValueError
+        If it does not decode, is of another format, has more than 179 million pixels, or is more
+        than 50 times as long as wide.
+    """
+    try:
+        # Reads the header only, and refuses what PIL takes for a decompression bomb.
+        with Image.open(BytesIO(file.data), formats=("JPEG", "PNG")) as header:
+            sides = sorted(header.size)
+        if sides[1] > MOST_OBLONG * sides[0]:
+            raise ValueError(f"the photo is {sides[1]} pixels long and {sides[0]} wide")
+        photo = decode_image(torch.from_numpy(file), mode=ImageReadMode.RGB)
+    except UnidentifiedImageError as error:
+        raise ValueError("the photo does not decode: it is no JPEG or PNG file") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"the photo is too large: {error}") from error
+    except (OSError, RuntimeError, SyntaxError) as error:
+        raise ValueError(f"the photo does not decode: {error}") from error
+    eight_bits: torch.Tensor = F.to_dtype(photo, torch.uint8, scale=True)
+    return eight_bits
 
 
 def evaluation_view(photo: torch.Tensor, image_size: int) -> torch.Tensor:
