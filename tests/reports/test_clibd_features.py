@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from projects.bioscan_clip.datasets.taxonomy import taxon_code
+from projects.bioscan_clip.reports.clibd_features import save_clibd
 from projects.bioscan_clip.reports.predictions import save_predictions
 from projects.bioscan_clip.reports.saved_embeddings import load_embeddings
 from projects.bioscan_clip.scoring.evaluation import evaluate
@@ -141,3 +142,52 @@ def test_predictions_name_the_photo(tmp_path):
     rows = saved[(saved["split"] == "unseen") & (saved["query"] == "dna")]
     assert rows["image_file"].tolist() == [f"unseen{row}.jpg" for row in range(4)]
     assert rows["sampleid"].isna().all()
+
+
+def clibd_script_reads(folder, stage):
+    """Read files as `scripts/inference_and_eval.py` of bioscan-ml/clibd does."""
+    features = (
+        *("encoded_image_feature", "encoded_dna_feature", "encoded_language_feature"),
+        *("averaged_feature", "concatenated_feature", "all_key_features"),
+    )
+    sets = {}
+    with h5py.File(folder / f"extracted_feature_from_{stage}_split.hdf5") as file:
+        for group in ("seen", "unseen", "key"):
+            sets[group] = {name: file[group][name][:] for name in features if name in file[group]}
+    labels = json.loads((folder / f"labels_{stage}.json").read_text())
+    ids = json.loads((folder / f"processed_id_{stage}.json").read_text())
+    for group, found in sets.items():
+        found["label_list"] = labels[f"{group}_gt_dict"]
+        found["processed_id_list"] = ids[f"{group}_id_list"]
+    return sets
+
+
+@pytest.mark.parametrize("stage", ["test", "val"])
+def test_files_for_clibds_script(specimens, tmp_path, stage):
+    written = save_clibd(specimens, stage, tmp_path)
+    assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
+    for group, found in clibd_script_reads(tmp_path, stage).items():
+        given = specimens["keys" if group == "key" else group]
+        photo, barcode, text = (given.modalities[name].numpy() for name in ("rgb", "dna", "text"))
+        np.testing.assert_array_equal(found["encoded_image_feature"], photo)
+        np.testing.assert_array_equal(found["encoded_language_feature"], text)
+        np.testing.assert_allclose(found["averaged_feature"], (photo + barcode) / 2, rtol=1e-6)
+        np.testing.assert_array_equal(found["concatenated_feature"][:, 32:], barcode)
+        names = given.table.fillna("not_classified")
+        assert [label["species"] for label in found["label_list"]] == names["species"].tolist()
+        assert set(found["label_list"][0]) == set(RANKS)
+        assert found["processed_id_list"] == names["image_file"].tolist()
+        if group == "key":
+            every = np.concatenate([photo, barcode, text])
+            np.testing.assert_array_equal(found["all_key_features"], every)
+    sets, found = load_embeddings(tmp_path)
+    assert found == stage
+    for role, given in specimens.items():
+        assert sets[role].labels.equal(given.labels)
+        assert sets[role].dna.equal(given.dna)
+
+
+def test_clibds_script_needs_all_sets(specimens, tmp_path):
+    with pytest.raises(ValueError, match="needs keys, seen and unseen; there are no unseen"):
+        save_clibd({"keys": specimens["keys"], "seen": specimens["seen"]}, "test", tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,6 @@
 import json
 
 import pytest
-from lightning.pytorch.loggers import CSVLogger
 
 from projects.bioscan_clip.reports.page import write_page
 from projects.bioscan_clip.reports.wandb import log_report
@@ -19,7 +18,7 @@ def logger(tmp_path, monkeypatch):
 def test_tables_figures_and_page_are_logged(logger, evaluation, tmp_path, about):
     path = tmp_path / "report.html"
     shown = write_page(evaluation, about, path, full=False)
-    log_report([CSVLogger(tmp_path), logger], evaluation, [tmp_path / "other.csv", path], shown)
+    log_report([logger.experiment], evaluation, [tmp_path / "other.csv", path], shown)
     logged = dict(logger.experiment.summary)
     kinds = {name: logged[name]["_type"] for name in logged if name.startswith("report/")}
     assert kinds["report/metrics"] == "table-file"
@@ -32,7 +31,3 @@ def test_tables_figures_and_page_are_logged(logger, evaluation, tmp_path, about)
     assert table["columns"] == list(evaluation.metrics.columns)
     assert len(table["data"]) == len(evaluation.metrics)
     assert (folder / logged["report/page"]["path"]).read_text("utf-8") == path.read_text("utf-8")
-
-
-def test_nothing_without_a_logger_of_weights_and_biases(tmp_path, evaluation):
-    log_report([CSVLogger(tmp_path)], evaluation, [tmp_path / "missing.html"])

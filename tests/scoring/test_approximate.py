@@ -1,10 +1,18 @@
 """An inverted file finds most of what an exact search finds, and says how much."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from projects.bioscan_clip.scoring import Specimens
-from projects.bioscan_clip.scoring.approximate import find_neighbours_approximately, recall
+from projects.bioscan_clip.scoring import approximate as module
+from projects.bioscan_clip.scoring.approximate import (
+    find_neighbours_approximately,
+    nearest_keys_approximately,
+    recall,
+)
+from projects.bioscan_clip.scoring.evaluation import evaluate
 from projects.bioscan_clip.scoring.neighbours import find_neighbours
 
 
@@ -47,3 +55,28 @@ def test_lists_with_too_few_keys_are_made_up_for():
     keys, queries = specimens(4000, 0), {"seen": specimens(20, 1)}
     for near in find_neighbours_approximately(keys, queries, k=900).values():
         assert (near.keys >= 0).all()
+
+
+def test_one_feature_is_searched_alike():
+    keys, queries = specimens(4000, 0), specimens(300, 1)
+    expected = find_neighbours_approximately(keys, {"seen": queries}, k=3)["rgb", "dna", "seen"]
+    similarities, rows = nearest_keys_approximately(queries.rgb, keys.dna, k=3)
+    assert similarities.equal(expected.similarities)
+    assert rows.equal(expected.keys)
+
+
+def test_approximate_search_reaches_the_methods_that_tell_seen_from_unseen(monkeypatch):
+    searched = []
+
+    def watch(queries, keys, k):
+        searched.append((len(queries), len(keys), k))
+        return nearest_keys_approximately(queries, keys, k)
+
+    monkeypatch.setattr(module, "nearest_keys_approximately", watch)
+    keys = replace(specimens(400, 0), is_seen=torch.arange(400) < 300)
+    queries = {"seen": specimens(30, 1), "unseen": specimens(20, 2)}
+    tuning = {"tuning_seen": specimens(25, 3), "tuning_unseen": specimens(15, 4)}
+    sets = {"keys": keys, **queries, **tuning}
+    found = evaluate(sets, search="approximate", linear_head=False)
+    assert "is_du" in set(found.metrics["key"])
+    assert sorted(searched) == [(40, 100, 1), (40, 300, 1), (50, 100, 1), (50, 300, 1)]

@@ -70,3 +70,12 @@ def test_one_species_is_certain_and_no_query_gets_no_answer():
     assert probabilities.tolist() == [1]
     assert predicted.equal(labels[:1])
     assert [part.shape for part in head.predict(photos[:0])] == [(0,), (0, 4)]
+
+
+def test_says_when_it_did_not_converge(monkeypatch, caplog):
+    photos, labels = specimens(150, 0)
+    fit_linear_head(photos, labels)
+    assert caplog.messages == []
+    monkeypatch.setattr(module, "_ITERATIONS", 3)
+    fit_linear_head(photos, labels)
+    assert "did not converge in 3 steps of L-BFGS" in caplog.text

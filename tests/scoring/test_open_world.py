@@ -11,11 +11,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.preprocessing import normalize
 
-from projects.bioscan_clip.scoring import Specimens
+from projects.bioscan_clip.scoring import Specimens, nearest_keys
+from projects.bioscan_clip.scoring import open_world as module
 from projects.bioscan_clip.scoring.accuracy import COLUMNS
 from projects.bioscan_clip.scoring.linear_head import INVERSE_PENALTY
 from projects.bioscan_clip.scoring.open_world import (
     Candidates,
+    auroc,
     best_threshold,
     open_world,
     score_switch,
@@ -292,3 +294,42 @@ def test_what_is_lacking_is_named(change, lacking, caplog):
     assert tuple(table.columns) == COLUMNS
     expected = f"Seen and unseen species are not told apart: there are no {lacking}."
     assert caplog.messages == [expected]
+
+
+def test_linear_head_is_an_option_and_off_where_it_takes_hours(monkeypatch, caplog):
+    assert set(score(linear_head=False)["key"]) == {"is_du"}
+    assert caplog.messages == []
+    monkeypatch.setattr(module, "MOST_FITTED", 35 * SEEN_SPECIES)  # keys times species
+    assert set(score()["key"]) == {"is_du", "linear_du"}
+    monkeypatch.setattr(module, "MOST_FITTED", 35 * SEEN_SPECIES - 1)
+    assert set(score()["key"]) == {"is_du"}
+    (message,) = caplog.messages
+    assert "(linear_du) is left out: to fit one to 35 keys of 7 species may take hours" in message
+    assert set(score(linear_head=True)["key"]) == {"is_du", "linear_du"}
+
+
+def test_nearest_keys_may_be_found_in_another_way():
+    """As an approximate search does: here, the farthest key stands in for the nearest."""
+
+    def farthest(queries, keys, k):
+        similarities, rows = nearest_keys(-queries, keys, k)
+        return -similarities, rows
+
+    usual, other = values(score(), key="is_du"), values(score(nearest=farthest), key="is_du")
+    assert other["seen", "micro", "species"] < 0.5 < usual["seen", "micro", "species"]
+
+
+def test_seen_and_unseen_are_not_told_apart_without_saying_so(caplog):
+    """Where nobody knows which keys are of seen species, or there is nothing to tune on."""
+    assert score(seen_key=None).empty
+    assert score(tuning={}).empty
+    assert caplog.messages == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=2, max_size=30))
+def test_auroc_equals_scikit_learn(drawn):
+    scores, seen = (np.array(column) for column in zip(*drawn, strict=True))
+    if seen.any() and not seen.all():
+        found = auroc(scores.astype(np.float32) / 4, seen)
+        assert found == pytest.approx(roc_auc_score(seen, scores))

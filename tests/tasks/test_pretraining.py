@@ -139,6 +139,28 @@ def test_evaluation_encodes_each_batch_once(tmp_path):
         torch.testing.assert_close(evaluation.raw, task.encoders["dna"](last)[0])
 
 
+@pytest.mark.parametrize(("specimens", "copied"), [(16, False), (17, True)])
+def test_an_evaluation_batch_is_copied_only_to_fill_up_eights(specimens, copied):
+    rows = torch.arange(specimens) % BATCH
+    repeated = {
+        name: value[rows] if isinstance(value, torch.Tensor) else value
+        for name, value in batch().items()
+    }
+    seen = []
+
+    class Watching(Encoder):
+        def forward(self, inputs):
+            seen.append((len(inputs["dna"]), inputs["dna"].data_ptr()))
+            return super().forward(inputs)
+
+    task = BioscanPretraining(**arguments(encoders={"dna": Watching("dna"), "rgb": Encoder("rgb")}))
+    task._evaluated_batch = repeated
+    task(repeated)
+    ((length, address),) = seen
+    assert length == (24 if copied else 16)
+    assert (address != repeated["dna"].data_ptr()) is copied
+
+
 def test_a_batch_outside_evaluation_is_always_encoded():
     task, same = BioscanPretraining(**arguments()), batch()
     task(same)

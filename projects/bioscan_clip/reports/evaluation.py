@@ -1,7 +1,7 @@
 """From embeddings to numbers, files, and a table in the terminal: the one way for all who score."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -34,7 +34,7 @@ def evaluate_and_report(
     search: Search = "exact",
     restrict_to: Restriction | None = None,
     linear_head: bool | None = None,
-    loggers: Iterable[Any] = (),
+    loggers: Sequence[Any] = (),
     show: bool = True,
 ) -> dict[str, float]:
     """Score sets of specimens, write the files of an evaluation, and print the usual numbers.
@@ -58,8 +58,8 @@ def evaluate_and_report(
         See :func:`~projects.bioscan_clip.scoring.evaluation.evaluate`.
     restrict_to : mapping, str or pathlib.Path, optional
         See :func:`~projects.bioscan_clip.scoring.restriction.restrict`.
-    loggers : iterable, optional
-        The trainer's loggers; those of Weights & Biases get tables, figures and the page.
+    loggers : sequence of wandb.Run, optional
+        Runs of Weights & Biases, which get tables, figures and the page.
     show : bool, default=True
         Whether to print.
 
@@ -256,7 +256,7 @@ def _write(
     about: Mapping[str, Any],
     folder: Path,
     report: Level,
-    loggers: Iterable[Any],
+    loggers: Sequence[Any],
 ) -> list[Path]:
     """Write tables and the page, and log what they show."""
     # Plots take a second to import, which those who do not ask for a page should not wait for.

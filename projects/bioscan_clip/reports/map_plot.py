@@ -13,13 +13,15 @@ from torch.nn import functional as F
 
 from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.reports.menu import menu, show_only
-from projects.bioscan_clip.reports.plane import FEWEST, flatten
 from projects.bioscan_clip.reports.plot import Plot, style
 from projects.bioscan_clip.reports.wording import FEATURES
 from projects.bioscan_clip.scoring.evaluation import Evaluation
 from projects.bioscan_clip.scoring.specimens import Specimens
 
 POINTS: Final = 5000
+FEWEST: Final = 30
+"""Points below which a map tells nothing."""
+
 _OF_EACH_ORDER = 25
 _SEED = 0
 _ORDERS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f6bb3")
@@ -71,6 +73,9 @@ def map_plot(evaluation: Evaluation) -> Plot | None:
     orders = table["order"].astype(object).where(table["order"].notna(), _UNKNOWN)
     if not modalities or len(table) * len(modalities) < FEWEST:
         return None
+    # PaCMAP compiles itself when imported, for which a page without a map should not wait.
+    from projects.bioscan_clip.reports.plane import flatten
+
     chosen = choose_rows(orders, POINTS // len(modalities))
     vectors = torch.cat([_vectors(sets.values(), name, chosen) for name in modalities])
     points = pd.DataFrame(flatten(vectors.numpy(), _SEED), columns=["x", "y"])

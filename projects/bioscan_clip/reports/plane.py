@@ -3,15 +3,11 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 import pacmap
-
-FEWEST: Final = 30
-"""Vectors below which a map tells nothing."""
 
 _NEIGHBOURS = 10
 
@@ -24,7 +20,7 @@ def flatten(vectors: Floats, seed: int) -> Floats:
     Parameters
     ----------
     vectors : numpy.ndarray
-        float32, shape ``(N, D)``, N at least `FEWEST`.
+        float32, shape ``(N, D)``, N at least 30.
     seed : int
         The same seed and vectors give the same plane on one machine.
 

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import pandas as pd
 import wandb
-from lightning.pytorch.loggers import WandbLogger
 
 from projects.bioscan_clip.reports.page import Shown
 from projects.bioscan_clip.scoring.evaluation import Evaluation
@@ -15,20 +14,20 @@ _LARGEST_PAGE: Final = 20_000_000
 
 
 def log_report(
-    loggers: Iterable[Any],
+    runs: Iterable[Any],
     evaluation: Evaluation,
     files: Sequence[Path],
     shown: Shown | None = None,
 ) -> None:
-    """Log what an evaluation leaves to the loggers that are Weights & Biases; nothing without one.
+    """Log what an evaluation wrote to runs of Weights & Biases.
 
     Tables ``report/metrics`` and ``report/confused_{rank}``, figures ``report/{name}``, and as
     ``report/page`` the page, unless it has more than 20 MB.
 
     Parameters
     ----------
-    loggers : iterable
-        The trainer's loggers.
+    runs : iterable of wandb.Run
+        Where to.
     evaluation : Evaluation
         What was found.
     files : sequence of pathlib.Path
@@ -36,9 +35,6 @@ def log_report(
     shown : Shown, optional
         Plots and tables of the page; left out if None.
     """
-    to = [logger for logger in loggers if isinstance(logger, WandbLogger)]
-    if not to:
-        return
     values: dict[str, Any] = {"report/metrics": _table(evaluation.metrics)}
     if shown is not None:
         for name, plot in shown.plots.items():
@@ -48,8 +44,8 @@ def log_report(
     for page in files:
         if page.suffix == ".html" and page.stat().st_size <= _LARGEST_PAGE:
             values["report/page"] = wandb.Html(page.read_text("utf-8"), inject=False)
-    for logger in to:
-        logger.experiment.log(values)
+    for run in runs:
+        run.log(values)
 
 
 def _table(rows: pd.DataFrame) -> wandb.Table:

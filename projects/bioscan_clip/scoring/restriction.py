@@ -92,8 +92,8 @@ def described(restrict_to: Restriction) -> str:
     """Return a restriction in words, such as ``order Diptera and family Culicidae``."""
     if isinstance(restrict_to, Mapping):
         by_rank = _names_by_rank(restrict_to)
-        return " and ".join(f"{rank} {_first(names)}" for rank, names in by_rank.items())
-    return f"any taxon in {restrict_to}: {_first(_read_checklist(Path(restrict_to)))}"
+        return " and ".join(f"{rank} {_first(names, ' or ')}" for rank, names in by_rank.items())
+    return f"any taxon in {restrict_to} ({_first(_read_checklist(Path(restrict_to)))})"
 
 
 def checked(restrict_to: Restriction) -> dict[str, list[str]] | str:
@@ -159,6 +159,6 @@ def _read_checklist(path: Path) -> list[str]:
     return names
 
 
-def _first(names: Sequence[str]) -> str:
+def _first(names: Sequence[str], between: str = ", ") -> str:
     """List a few names."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return between.join([*names[:5], *(["..."] if len(names) > 5 else [])])

@@ -282,6 +282,8 @@ def _in_eights(batch: dict[str, Any]) -> dict[str, Any]:
     neither do the neighbours found by it.
     """
     rows = len(next(value for value in batch.values() if isinstance(value, torch.Tensor)))
+    if rows % 8 == 0:
+        return batch
     positions = torch.arange(rows + -rows % 8)
     positions[rows:] = 0
     return {

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from mmlearn.tasks.hooks import EvaluationHooks
 from omegaconf import OmegaConf
@@ -158,7 +159,9 @@ class TaxonomicClassification(EvaluationHooks):
             search=self.search,
             restrict_to=self.restrict_to,
             linear_head=self.linear_head,
-            loggers=trainer.loggers,
+            loggers=[
+                logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)
+            ],
             show=stage == "test",
         )
         monitored = {getattr(callback, "monitor", None) for callback in trainer.callbacks}
