@@ -268,8 +268,12 @@ def test_experiment_and_seed_are_those_of_the_training(tmp_path, splits, told):
     assert (about["experiment"], about["seed"]) == (("a", 3) if told else ("b", 4))
 
 
-def test_without_a_checkpoint_there_is_no_training(tmp_path, splits):
+@pytest.mark.parametrize("untrained", [False, True])
+def test_without_a_checkpoint_there_is_no_training(tmp_path, splits, untrained):
     L.seed_everything(17)
-    trainer(tmp_path).test(task(tmp_path, report="light"), loader(splits))
+    model = task(tmp_path, report="light")
+    model.evaluate_untrained = untrained
+    trainer(tmp_path).test(model, loader(splits))
     about = json.loads((tmp_path / "evaluation.json").read_text())
     assert (about["checkpoint"], about["experiment"], about["seed"]) == (None, None, None)
+    assert about["untrained"] is untrained

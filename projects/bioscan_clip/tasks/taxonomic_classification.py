@@ -149,11 +149,14 @@ class TaxonomicClassification(EvaluationHooks):
             return None
         if trainer.is_global_zero and report == "full":  # first, as scoring may fail
             rank_zero_info(f"Saved embeddings: {save_embeddings(sets, stage, folder)}")
+        about = {**data, **_training_of(trainer.ckpt_path, folder)}
+        if stage == "test" and not trainer.ckpt_path:
+            about["untrained"] = getattr(pl_module, "evaluate_untrained", False)
         metrics = evaluate_and_report(
             sets,
             stage,
             folder if trainer.is_global_zero else None,
-            about={**data, **_training_of(trainer.ckpt_path, folder)},
+            about=about,
             report=report,
             top_k=self.top_k,
             search=self.search,
