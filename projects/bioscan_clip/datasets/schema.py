@@ -15,6 +15,10 @@ NOT_CLASSIFIED: Final = b"not_classified"
 TEXT_LENGTH: Final = 20
 """Tokens per taxonomic name, padded or truncated."""
 
+MAX_PIXELS: Final = 1 << 26
+MAX_ASPECT: Final = 50
+"""Photos that are larger, or longer for their width, would take memory out of proportion."""
+
 IMAGE: Final = "image"
 IMAGE_LENGTH: Final = "image_mask"
 IMAGE_FEATURES: Final = "image_features"

@@ -18,14 +18,13 @@ from PIL import Image, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
+from projects.bioscan_clip.datasets.schema import MAX_ASPECT, MAX_PIXELS
+
 CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
 
 POSE: Final = "rgb_pose"
 """The batch key of poses, from the worker to :func:`finish_batch`."""
-
-MOST_OBLONG: Final = 50
-"""How many times as long as wide a photo may be: resizing its short side lengthens the long one."""
 
 _ON_CPU_AT_ONCE: Final = 4  # photos whose pixels stay in a core's cache
 
@@ -121,21 +120,18 @@ def decode_photo(file: npt.NDArray[np.uint8]) -> torch.Tensor:
     Raises
     ------
     ValueError
-        If it does not decode, is of another format, has more than 179 million pixels, or is more
+        If it does not decode, is of another format, has more than 67 million pixels, or is more
         than 50 times as long as wide.
     """
     try:
-        # Reads the header only, and refuses what PIL takes for a decompression bomb.
-        with Image.open(BytesIO(file.data), formats=("JPEG", "PNG")) as header:
-            sides = sorted(header.size)
-        if sides[1] > MOST_OBLONG * sides[0]:
-            raise ValueError(f"the photo is {sides[1]} pixels long and {sides[0]} wide")
+        with Image.open(BytesIO(file.data), formats=("JPEG", "PNG")) as header:  # and no more
+            width, height = header.size
+        if width * height > MAX_PIXELS or max(width, height) > MAX_ASPECT * min(width, height):
+            raise ValueError(f"the photo has {width} x {height} pixels, too many or too oblong")
         photo = decode_image(torch.from_numpy(file), mode=ImageReadMode.RGB)
     except UnidentifiedImageError as error:
         raise ValueError("the photo does not decode: it is no JPEG or PNG file") from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"the photo is too large: {error}") from error
-    except (OSError, RuntimeError, SyntaxError) as error:
+    except (OSError, RuntimeError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"the photo does not decode: {error}") from error
     eight_bits: torch.Tensor = F.to_dtype(photo, torch.uint8, scale=True)
     return eight_bits

@@ -16,10 +16,7 @@ from PIL import Image
 from projects.bioscan_clip.data_tools.checks.finding import HDF5_ERRORS, Finding, IntArray
 from projects.bioscan_clip.data_tools.cores import available_cores
 from projects.bioscan_clip.datasets.hdf5 import Column, open_file
-from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH
-
-MAX_PIXELS = 1 << 26
-MAX_ASPECT = 50
+from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH, MAX_ASPECT, MAX_PIXELS
 
 _PHOTOS_AT_ONCE = 128
 _GET_AGAIN = "get these photos again, or set on_bad_image=skip to train without them"
