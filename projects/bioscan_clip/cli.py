@@ -185,15 +185,13 @@ def describe(
 ) -> None:
     """Say what a file holds: specimens and taxa per split, labels, barcodes, photos, storage."""
     from projects.bioscan_clip.data_tools.describe import describe as describe_file
-    from projects.bioscan_clip.data_tools.describe_report import print_description
+    from projects.bioscan_clip.data_tools.describe_report import print_description, write_page
 
     if html is not None:
         check_output(html, [file], force)
     description = describe_file(file)
     print_description(description)
     if html is not None:
-        from projects.bioscan_clip.data_tools.describe_page import write_page
-
         write_page(description, html)
         typer.echo(f"Wrote {html}")
 

@@ -239,6 +239,11 @@ def nest_a_group(file):
     file["val_seen"].create_group("species")
 
 
+def name_a_type(file):
+    del file["val_seen/species"]
+    file["val_seen/species"] = np.dtype("S9")
+
+
 def empty_dataspace(file):
     del file["val_seen/species"]
     file["val_seen/species"] = h5py.Empty("S9")
@@ -356,6 +361,7 @@ DAMAGE = [
     (store_elsewhere, "error", "layout", "val_seen", [], "image lies in another file"),
     (make_photo_lengths_2d, "error", "layout", "val_seen", [], "image_mask should be integers"),
     (nest_a_group, "error", "layout", "val_seen", [], "species should be bytes"),
+    (name_a_type, "error", "layout", "val_seen", [], "species should be bytes"),
     (empty_dataspace, "error", "layout", "val_seen", [], "species should be bytes"),
     (damage_a_chunk, "error", "layout", "val_seen", [], "barcode cannot be read"),
     (exceed_vocabulary, "error", "tokens", "val_seen", [3], "not in BERT's vocabulary"),

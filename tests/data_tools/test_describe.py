@@ -11,17 +11,20 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from projects.bioscan_clip.cli import app
-from projects.bioscan_clip.data_tools.describe import describe
-from projects.bioscan_clip.data_tools.describe_page import write_page
-from projects.bioscan_clip.data_tools.describe_report import storage_sentences, text_tables
-from projects.bioscan_clip.data_tools.describe_summary import (
+from projects.bioscan_clip.data_tools.describe import (
     WHOLE_FILE,
     barcode_lengths,
+    describe,
     missing_labels,
     most_frequent,
     photo_sizes,
     species_table,
     taxon_counts,
+)
+from projects.bioscan_clip.data_tools.describe_report import (
+    storage_sentences,
+    text_tables,
+    write_page,
 )
 from projects.bioscan_clip.datasets.schema import RANKS
 
@@ -272,3 +275,30 @@ def test_command_on_something_else(tmp_path):
     assert result.exit_code == 1
     assert "holds no split" in result.output
     assert "Traceback" not in result.output
+
+
+def test_page_replaces_nothing(sample_file, tmp_path):
+    path, page = tmp_path / "data.hdf5", tmp_path / "page.html"
+    shutil.copy(sample_file, path)
+    page.write_text("mine")
+    for out, words in ((path, "is read"), (page, "exists. Use --force")):
+        result = CliRunner().invoke(app, ["data", "describe", str(path), "--html", str(out)])
+        assert result.exit_code == 1
+        assert words in result.output
+        assert "Specimens" not in result.output  # so it was before the work
+    assert path.read_bytes() == sample_file.read_bytes()
+    assert page.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["val_seen", "val_seen/genus"])
+def test_damaged_records(sample_file, tmp_path, name):
+    path = tmp_path / "data.hdf5"
+    shutil.copy(sample_file, path)
+    with h5py.File(path) as file:
+        place = h5py.h5o.get_info(file[name].id).addr
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(bytes(64))
+    result = CliRunner().invoke(app, ["data", "describe", str(path)])
+    assert "Traceback" not in result.output
+    assert not result.exception or isinstance(result.exception, SystemExit)

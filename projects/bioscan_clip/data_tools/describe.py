@@ -1,11 +1,11 @@
-"""What a BIOSCAN HDF5 file holds, in numbers."""
+"""What a BIOSCAN HDF5 file holds, in numbers and in tables that sum them up."""
 
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Literal
 
 import h5py
 import numpy as np
@@ -13,17 +13,20 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from projects.bioscan_clip.data_tools.checks.columns import split_groups
-from projects.bioscan_clip.data_tools.checks.finding import blocks, text_at
+from projects.bioscan_clip.data_tools.checks.columns import check_columns, split_groups
+from projects.bioscan_clip.data_tools.checks.finding import HDF5_ERRORS, blocks, text_at
 from projects.bioscan_clip.data_tools.checks.photos import choose_photos
 from projects.bioscan_clip.datasets.hdf5 import Column, PhotoStorage, open_file, photo_storage
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
     BIN_COLUMNS,
+    EVALUATION_SPLITS,
     IDENTIFIERS,
     IMAGE,
     IMAGE_LENGTH,
     RANKS,
+    SEEN_KEYS,
+    TRAINING_SPLIT,
 )
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN, encode_column
 
@@ -32,9 +35,18 @@ TAXA: Final = (*RANKS, BIN)
 LISTED: Final = RANKS[:2]
 """Ranks with few enough taxa to show them by name."""
 
+WHOLE_FILE: Final = "whole file"
+"""Name of the row that counts each specimen once, though it may be in several splits."""
+
+SPECIES: Final = RANKS[-1]
+Status = Literal["seen", "unseen", "pretraining only", "other"]
+Table = Mapping[str, h5py.Dataset]
+
 _PIXELS_PER_SPLIT = 500
 _SEED = 0
 _ID = IDENTIFIERS[0]
+_PRETRAINING = ("no_split", "single_species", TRAINING_SPLIT)
+_SEEN = ("train_seen", SEEN_KEYS, *(splits["seen"] for splits in EVALUATION_SPLITS.values()))
 
 
 @dataclass(frozen=True)
@@ -91,39 +103,42 @@ def describe(path: Path) -> Description:
         If it is not HDF5, is incomplete or is being written, or has no split.
     """
     path = path.expanduser()
-    with open_file(path) as file, path.open("rb", buffering=0) as raw:
-        groups = {name: group for name, group in split_groups(file).items() if _is_split(group)}
-        if not groups:
-            raise ValueError(f"{path} holds no split, so that it is no BIOSCAN file.")
-        tables = {name: _read_specimens(name, group) for name, group in groups.items()}
-        return Description(
-            path=path,
-            size=path.stat().st_size,
-            specimens=_joined(tables),
-            pixels=pd.concat([_read_pixels(name, group, raw) for name, group in groups.items()]),
-            names=_read_names(groups, tables),
-            storage={
-                name: photo_storage(group[IMAGE])
-                for name, group in groups.items()
-                if IMAGE in group
-            },
-            splits=list(groups),
-        )
+    try:
+        with open_file(path) as file, path.open("rb", buffering=0) as raw:
+            groups = {name: check_columns(name, each)[0] for name, each in _groups(file).items()}
+            if not groups:
+                raise ValueError(f"{path} holds no split, so that it is no BIOSCAN file.")
+            tables = {name: _read_specimens(name, columns) for name, columns in groups.items()}
+            photos = {name: columns[IMAGE] for name, columns in groups.items() if IMAGE in columns}
+            return Description(
+                path=path,
+                size=path.stat().st_size,
+                specimens=_joined(tables),
+                pixels=pd.concat([_read_pixels(name, each, raw) for name, each in groups.items()]),
+                names=_read_names(groups, tables),
+                storage={name: photo_storage(images) for name, images in photos.items()},
+                splits=list(groups),
+            )
+    except HDF5_ERRORS as error:
+        if isinstance(error, OSError | ValueError):
+            raise
+        raise ValueError(f"{path} is damaged ({error}). `data verify` says where.") from error
 
 
-def _is_split(group: h5py.Group) -> bool:
-    return any(name in group for name in (*RANKS, _ID, BARCODE))
+def _groups(file: h5py.File) -> dict[str, h5py.Group]:
+    known = {*RANKS, _ID, BARCODE}
+    return {name: group for name, group in split_groups(file).items() if known & set(group)}
 
 
-def _read_specimens(split: str, group: h5py.Group) -> pd.DataFrame:
+def _read_specimens(split: str, columns: Table) -> pd.DataFrame:
     table: dict[str, npt.NDArray[Any]] = {}
     for column in (_ID, *RANKS, *BIN_COLUMNS):
-        if column in group:
-            table[BIN if column in BIN_COLUMNS else column] = encode_column(group[column])
-    if BARCODE in group:
-        table |= _read_barcodes(group[BARCODE])
-    if IMAGE_LENGTH in group:
-        table["jpeg_bytes"] = group[IMAGE_LENGTH][:].astype(np.int32)
+        if column in columns:
+            table[BIN if column in BIN_COLUMNS else column] = encode_column(columns[column])
+    if BARCODE in columns:
+        table |= _read_barcodes(columns[BARCODE])
+    if IMAGE_LENGTH in columns:
+        table["jpeg_bytes"] = columns[IMAGE_LENGTH][:].astype(np.int32)
     return pd.DataFrame({"split": split, **table}).astype({"split": "category"})
 
 
@@ -145,7 +160,7 @@ def _read_barcodes(column: h5py.Dataset) -> dict[str, npt.NDArray[Any]]:
     return {"bases": bases, "has_n": has_n}
 
 
-def _read_pixels(split: str, group: h5py.Group, raw: IO[bytes]) -> pd.DataFrame:
+def _read_pixels(split: str, group: Table, raw: IO[bytes]) -> pd.DataFrame:
     """Return the sizes of some photos in pixels, as their headers give them."""
     sizes: list[tuple[str, int, int]] = []
     if IMAGE in group and IMAGE_LENGTH in group:
@@ -158,7 +173,7 @@ def _read_pixels(split: str, group: h5py.Group, raw: IO[bytes]) -> pd.DataFrame:
 
 
 def _read_names(
-    groups: Mapping[str, h5py.Group], tables: Mapping[str, pd.DataFrame]
+    groups: Mapping[str, Table], tables: Mapping[str, pd.DataFrame]
 ) -> dict[str, dict[int, str]]:
     """Return the names of the taxa of the ranks that are few enough to be listed."""
     names: dict[str, dict[int, str]] = {}
@@ -170,3 +185,140 @@ def _read_names(
                 new = first[(first != UNKNOWN) & ~first.isin(list(names[rank]))]
                 names[rank] |= zip(new, text_at(group[rank], new.index.to_numpy()), strict=True)
     return names
+
+
+def role_of(split: str) -> str:
+    """Return what a split is for, in words."""
+    if split in (*_PRETRAINING, "train_seen"):
+        return "training"
+    if split.endswith("_keys"):
+        return "keys"
+    for splits in EVALUATION_SPLITS.values():
+        if split in (splits["seen"], splits["unseen"]):
+            return "seen queries" if split == splits["seen"] else "unseen queries"
+    return "other"
+
+
+def distinct_specimens(description: Description) -> pd.DataFrame:
+    """Return one row for each specimen, whatever the number of splits it is in."""
+    table = description.specimens
+    if _ID not in table:
+        return table
+    return table[(table[_ID] == UNKNOWN) | ~table.duplicated(_ID)]
+
+
+def species_table(description: Description) -> pd.DataFrame:
+    """Return the species with most specimens first.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: codes. `specimens`, each counted once; `status`: ``unseen`` if a split of unseen
+        species has it, else ``seen`` if one of seen species has, else ``pretraining only`` or
+        ``other``.
+    """
+    if SPECIES not in description.specimens:
+        return pd.DataFrame({"specimens": [], "status": []})
+    specimens = _known(distinct_specimens(description), SPECIES)[SPECIES].value_counts()
+    everywhere = _known(description.specimens, SPECIES)
+    groups: dict[Status, list[str]] = {
+        "unseen": [split for split in description.splits if "unseen" in split],
+        "seen": list(_SEEN),
+        "pretraining only": list(_PRETRAINING),
+    }
+    members = [
+        specimens.index.isin(everywhere[SPECIES][everywhere["split"].isin(splits)])
+        for splits in groups.values()
+    ]
+    status = np.select(members, list(groups), default="other")
+    return pd.DataFrame({"specimens": specimens, "status": status})
+
+
+def taxon_counts(description: Description) -> pd.DataFrame:
+    """Return how many specimens and taxa there are.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: splits and ``whole file``. `specimens`, the number of taxa of each rank and of BINs,
+        and how many of the species are `seen` and `unseen`.
+    """
+    status = species_table(description)["status"]
+    counts = {}
+    for name, table in _tables(description).items():
+        row = {"specimens": len(table)}
+        row |= {taxon: _known(table, taxon)[taxon].nunique() for taxon in TAXA if taxon in table}
+        if SPECIES in table:
+            there = status[status.index.isin(table[SPECIES])]
+            row |= {kind: int((there == kind).sum()) for kind in ("seen", "unseen")}
+        counts[name] = row
+    return pd.DataFrame.from_dict(counts, orient="index")
+
+
+def missing_labels(description: Description) -> pd.DataFrame:
+    """Return the share of specimens whose label is unknown.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: splits and ``whole file``; columns: ranks and BIN; values from 0 to 1, NaN for a
+        split without rows.
+    """
+    shares = {
+        name: {taxon: (table[taxon] == UNKNOWN).mean() for taxon in TAXA if taxon in table}
+        for name, table in _tables(description).items()
+    }
+    return pd.DataFrame.from_dict(shares, orient="index")
+
+
+def barcode_lengths(description: Description) -> pd.DataFrame:
+    """Return `min`, `median` and `max` of the bases of barcodes, and the share that has an N."""
+    if "bases" not in description.specimens:
+        return pd.DataFrame()
+    tables = _tables(description)
+    lengths = _spread({name: table["bases"] for name, table in tables.items()})
+    return lengths.assign(with_n=[table["has_n"].mean() for table in tables.values()])
+
+
+def photo_sizes(description: Description) -> pd.DataFrame:
+    """Return `min`, `median` and `max` of the bytes of JPEGs, and `pixels` as text."""
+    if "jpeg_bytes" not in description.specimens:
+        return pd.DataFrame()
+    tables = _tables(description)
+    sizes = _spread({name: table["jpeg_bytes"] for name, table in tables.items()})
+    pixels = description.pixels
+    by_split = [pixels[pixels["split"] == name] for name in description.splits]
+    return sizes.assign(pixels=[_pixels(table) for table in (*by_split, pixels)])
+
+
+def most_frequent(description: Description, rank: str, number: int) -> pd.Series:
+    """Return how many specimens the most frequent taxa of a rank have, by name."""
+    if rank not in description.specimens:
+        return pd.Series(dtype=np.int64)
+    table = _known(distinct_specimens(description), rank)
+    return table[rank].value_counts().head(number).rename(description.names[rank])
+
+
+def _tables(description: Description) -> dict[str, pd.DataFrame]:
+    table = description.specimens
+    each = {name: table[table["split"] == name] for name in description.splits}
+    return each | {WHOLE_FILE: distinct_specimens(description)}
+
+
+def _known(table: pd.DataFrame, taxon: str) -> pd.DataFrame:
+    return table[table[taxon] != UNKNOWN]
+
+
+def _spread(values: dict[str, pd.Series]) -> pd.DataFrame:
+    rows = {name: each.agg(["min", "median", "max"]) for name, each in values.items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _pixels(sizes: pd.DataFrame) -> str:
+    """Return the size of photos, or the range of widths and heights."""
+    if sizes.empty:
+        return ""
+    return " x ".join(
+        f"{each.min()}" if each.min() == each.max() else f"{each.min()}-{each.max()}"
+        for each in (sizes["width"], sizes["height"])
+    )

@@ -8,9 +8,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from projects.bioscan_clip.data_tools.describe import LISTED, Description
-from projects.bioscan_clip.data_tools.describe_summary import (
+from projects.bioscan_clip.data_tools.describe import (
+    LISTED,
     WHOLE_FILE,
+    Description,
     distinct_specimens,
     missing_labels,
     most_frequent,

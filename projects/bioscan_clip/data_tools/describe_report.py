@@ -1,7 +1,8 @@
-"""What a BIOSCAN HDF5 file holds, as tables in the terminal."""
+"""What a BIOSCAN HDF5 file holds, as tables in the terminal and as a page that opens offline."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -9,9 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from projects.bioscan_clip.data_tools.describe import Description
-from projects.bioscan_clip.data_tools.describe_summary import (
+from projects.bioscan_clip.data_tools.checks.finding import printable
+from projects.bioscan_clip.data_tools.describe import (
     WHOLE_FILE,
+    Description,
     barcode_lengths,
     missing_labels,
     photo_sizes,
@@ -19,34 +21,73 @@ from projects.bioscan_clip.data_tools.describe_summary import (
 )
 from projects.bioscan_clip.datasets.hdf5 import PhotoStorage
 
+_TEMPLATE: Final = Path(__file__).with_name("describe.html.j2")
+_HEADINGS: Final = {
+    "specimens": "specimens",
+    "order": "orders",
+    "family": "families",
+    "genus": "genera",
+    "species": "species",
+    "BIN": "BINs",
+    "with_n": "with an N",
+}
+
 
 def print_description(description: Description, console: Console | None = None) -> None:
     """Print a description: a table for each subject, and how photos are stored."""
     console = console or Console()
-    console.print(f"[bold]{escape(str(description.path))}[/], {description.size / 1e9:,.2f} GB\n")
+    console.print(f"[bold]{_shown(str(description.path))}[/], {description.size / 1e9:,.2f} GB\n")
     for title, table in text_tables(description).items():
         console.print(f"[bold]{escape(title)}[/]", _rich(table), sep="\n")
     for sentence in storage_sentences(description.storage, description.path):
-        console.print(escape(sentence), soft_wrap=True)
+        console.print(_shown(sentence), soft_wrap=True)
+
+
+def write_page(description: Description, path: Path) -> None:
+    """Write a description as one HTML file of about 5 MB, which needs nothing else.
+
+    Parameters
+    ----------
+    description : Description
+        What to show.
+    path : pathlib.Path
+        The page; its folder is made if missing.
+    """
+    from projects.bioscan_clip.data_tools.describe_plots import make_plots
+    from projects.bioscan_clip.reports.html import render
+
+    counts = taxon_counts(description).loc[WHOLE_FILE].dropna()
+    figures = {words: f"{counts[key]:,.0f}" for key, words in _HEADINGS.items() if key in counts}
+    render(
+        _TEMPLATE,
+        path,
+        name=description.path.name,
+        path_of_file=str(description.path.resolve()),
+        figures=figures | {"GB": f"{description.size / 1e9:,.2f}"},
+        storage=storage_sentences(description.storage, description.path),
+        expensive=any(kind.is_expensive for kind in description.storage.values()),
+        plots=list(make_plots(description)),
+        tables=text_tables(description),
+    )
 
 
 def text_tables(description: Description) -> dict[str, pd.DataFrame]:
     """Return the tables of a description, by title, with cells as text."""
-    headings = {"specimens": "n", "order": "orders", "family": "families", "genus": "genera"}
-    headings |= {"BIN": "BINs", "with_n": "with an N"}
+    counts = _cells(taxon_counts(description), ",.0f")
     lengths, photos = barcode_lengths(description), photo_sizes(description)
     tables = {
-        "Specimens (n), taxa, and how many of the species are seen and unseen": _whole(
-            taxon_counts(description)
-        ).rename(columns=headings),
-        "Share of specimens without a label": _percent(missing_labels(description)),
+        "Specimens (n), taxa, and how many of the species are seen and unseen": counts.rename(
+            columns=_HEADINGS | {"specimens": "n"}
+        ),
+        "Share of specimens without a label": _cells(missing_labels(description), ".1%"),
     }
     if not lengths.empty:
-        cells = _whole(lengths.drop(columns="with_n")).join(_percent(lengths[["with_n"]]))
-        tables["Bases per barcode"] = cells.rename(columns=headings)
+        cells = _cells(lengths.drop(columns="with_n"), ",.0f")
+        cells = cells.join(_cells(lengths[["with_n"]], ".1%"))
+        tables["Bases per barcode"] = cells.rename(columns=_HEADINGS)
     if not photos.empty:
-        kilobytes = (photos.drop(columns="pixels") / 1e3).map(_text, spec=",.1f")
-        tables["Photos: kB per JPEG, and pixels of a sample"] = kilobytes.join(photos["pixels"])
+        cells = _cells(photos.drop(columns="pixels") / 1e3, ",.1f").join(photos["pixels"])
+        tables["Photos: kB per JPEG, and pixels of a sample"] = cells
     return {title: table for title, table in tables.items() if not table.empty}
 
 
@@ -58,16 +99,11 @@ def storage_sentences(storage: Mapping[str, PhotoStorage], path: Path) -> list[s
     for kind in dict.fromkeys(storage.values()):
         splits = [name for name, each in storage.items() if each == kind]
         where = "in every split" if len(splits) == len(storage) else f"in {', '.join(splits)}"
-        if kind.touched_bytes == kind.row_bytes:
-            sentences.append(
-                f"Photos lie in rows of {kind.row_bytes:,} bytes {where}: "
-                "reading one touches no other."
-            )
-        else:
-            sentences.append(
-                f"Photos lie in chunks {where}: reading one of {kind.row_bytes:,} bytes touches "
-                f"{kind.touched_bytes:,} bytes."
-            )
+        layout = "rows" if kind.touched_bytes == kind.row_bytes else "chunks"
+        sentences.append(
+            f"Photos lie in {layout} {where}: reading one of {kind.row_bytes:,} bytes touches "
+            f"{kind.touched_bytes:,} bytes."
+        )
     if any(kind.is_expensive for kind in storage.values()):
         better = path.with_name(f"{path.stem}-rows{path.suffix}")
         sentences.append(
@@ -84,17 +120,13 @@ def _rich(cells: pd.DataFrame) -> Table:
     for split, row in zip(cells.index, cells.to_numpy().tolist(), strict=True):
         if split == WHOLE_FILE:
             table.add_section()
-        table.add_row(escape(split), *row)
+        table.add_row(_shown(split), *row)
     return table
 
 
-def _whole(table: pd.DataFrame) -> pd.DataFrame:
-    return table.map(_text, spec=",.0f")
+def _cells(table: pd.DataFrame, spec: str) -> pd.DataFrame:
+    return table.map(lambda value: "" if pd.isna(value) else format(value, spec))
 
 
-def _percent(table: pd.DataFrame) -> pd.DataFrame:
-    return table.map(_text, spec=".1%")
-
-
-def _text(value: float, spec: str) -> str:
-    return "" if pd.isna(value) else format(value, spec)
+def _shown(text: str) -> str:
+    return escape(printable(text))

@@ -221,8 +221,9 @@ def _open_column(group: h5py.Group, name: str, kind: _Kind) -> h5py.Dataset:
         raise ValueError("lies in another file")
     try:
         column = group[name]
-        shown = f"{column.dtype}, shape {column.shape}" if hasattr(column, "dtype") else "a group"
-        fits = hasattr(column, "dtype") and column.shape is not None and kind.fits(column)
+        is_dataset = isinstance(column, h5py.Dataset)
+        shown = f"{column.dtype}, shape {column.shape}" if is_dataset else "no dataset"
+        fits = is_dataset and column.shape is not None and kind.fits(column)
         is_elsewhere = fits and (column.external or column.is_virtual)
     except HDF5_ERRORS as error:
         raise ValueError(f"cannot be read ({error})") from error
