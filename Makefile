@@ -3,26 +3,40 @@ SHELL := /bin/bash
 BIN := .venv/bin
 SAMPLE := data/bioscan_sample.hdf5
 DEMO := outputs/demo
-RUN := $(BIN)/mmlearn_run 'hydra.searchpath=[pkg://projects.bioscan_clip.configs]' +experiment=bioscan_sample
+RUN := $(BIN)/mmlearn_run +experiment=bioscan_sample
+PIN := uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
+  --no-emit-index-url --no-emit-find-links
+PIP := $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install) --quiet
+VERSION := import sys; version = sys.version_info[:2]; \
+  print("%d.%d" % version if (3, 11) <= version <= (3, 12) else "wrong")
 
-.PHONY: help install demo pictures bench test lint format requirements clean
+.PHONY: help install demo pictures bench test test-cluster lint format requirements clean
 
 help: ## Print the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 install: .venv/installed ## Make .venv with the pinned requirements and this package
 
-.venv/installed: requirements.txt pyproject.toml
-	@if command -v uv >/dev/null; then \
-	  uv venv --quiet --allow-existing --python '>=3.11,<3.13' .venv && \
-	  uv pip install --quiet --python $(BIN)/python -r requirements.txt && \
-	  uv pip install --quiet --python $(BIN)/python --no-deps --editable . ; \
-	else \
-	  python3 -m venv .venv && \
-	  $(BIN)/python -m pip install --quiet -r requirements.txt && \
-	  $(BIN)/python -m pip install --quiet --no-deps --editable . ; \
-	fi
+# A .venv whose Python is gone, has changed or is of a wrong version is made anew.
+ifeq ($(wildcard .venv/lib/python$(shell $(BIN)/python -c '$(VERSION)' 2>/dev/null)),)
+.PHONY: .venv/installed
+.venv/installed: new-venv
+endif
+
+.venv/installed: requirements.txt requirements-dev.txt pyproject.toml
+	@$(PIP) -r requirements.txt -r requirements-dev.txt
+	@$(PIP) --no-deps --editable .
 	@touch $@
+
+.PHONY: new-venv
+new-venv:
+	@for python in python3.12 python3.11 python3; do \
+	  if [[ "$$($$python -c '$(VERSION)' 2>/dev/null)" == 3.* ]]; then \
+	    rm -rf .venv && exec $$python -m venv .venv; \
+	  fi; \
+	done; \
+	echo "Python 3.11 or 3.12 is needed, and neither python3.12, python3.11 nor python3 is one." >&2; \
+	exit 1
 
 demo: $(DEMO)/eval/metrics.json ## Train on sample data, score the best checkpoint, print its accuracy
 	@$(BIN)/bioscan-clip results $(DEMO)/eval
@@ -51,10 +65,13 @@ $(DEMO)/eval/metrics.json: $(DEMO)/train/finished
 pictures: $(DEMO)/eval/metrics.json ## Draw the pictures of README and docs from the demo
 	@$(BIN)/python docs/pictures.py
 
-test: .venv/installed ## Run the test suite
-	@$(BIN)/python -m pytest
+test: .venv/installed ## Run the tests, but for those on SLURM
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadscope --ignore tests/cluster
 
-bench: .venv/installed ## Measure loading, scoring, losses and training step against the usual ways
+test-cluster: .venv/installed ## Start a SLURM on this machine and run the tests on it
+	@$(BIN)/python -m pytest tests/cluster
+
+bench: .venv/installed ## Compare loading, scoring, losses and training steps with the usual ways
 	@for benchmark in tokenizer opening loader disk scoring loss sizing gradient_caching train_step; do \
 	  echo; $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 
@@ -67,9 +84,10 @@ format: .venv/installed ## Format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-requirements: ## Pin requirements.txt anew from pyproject.toml (needs uv)
-	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --no-annotate --no-header \
-	  --no-emit-index-url --no-emit-find-links --output-file requirements.txt pyproject.toml
+requirements: ## Pin what users need, and what developers need beyond it, anew (needs uv)
+	@$(PIN) --upgrade --output-file requirements.txt pyproject.toml
+	@$(PIN) --upgrade --extra dev --constraint requirements.txt pyproject.toml \
+	  | grep -vxFf requirements.txt > requirements-dev.txt
 
-clean: ## Delete what the demo made
+clean: ## Delete the demo's output files
 	rm -rf $(DEMO) $(SAMPLE)

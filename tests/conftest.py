@@ -35,5 +35,5 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     """Where everything should run, a test that does not is a failure."""
     yield
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("CI") and reporter.stats.get("skipped"):
+    if os.environ.get("CI") and reporter and reporter.stats.get("skipped"):  # None in a worker
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

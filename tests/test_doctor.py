@@ -40,7 +40,11 @@ def test_sample_experiment_can_start(sample_file, monkeypatch):
 def test_unset_variables_of_an_experiment_are_missing():
     findings = by_subject(examine("bioscan_1m"))
     assert findings["Data, train"].status == "missing"
-    assert "export BIOSCAN_1M_HDF5=" in findings["Data, train"].remedy
+    remedy = findings["Data, train"].remedy
+    assert remedy.startswith("wget -c https://")
+    assert remedy.endswith(
+        "/BioScan_data_in_splits.hdf5 && export BIOSCAN_1M_HDF5=$PWD/BioScan_data_in_splits.hdf5"
+    )
     assert findings["BarcodeBERT weights"].status == "missing"
     assert "export BARCODEBERT_5MER=" in findings["BarcodeBERT weights"].remedy
 
@@ -69,6 +73,15 @@ def test_a_file_without_the_splits_is_missing(tmp_path, monkeypatch):
     finding = by_subject(examine("bioscan_sample"))["Data, train"]
     assert finding.status == "missing"
     assert "has no split 'no_split_and_seen_train'. It has: train" in finding.detail
+    assert finding.remedy == f"bioscan-clip data verify {tmp_path / 'other.hdf5'}"
+
+
+def test_an_empty_variable_is_as_one_that_is_not_set(monkeypatch):
+    monkeypatch.setenv("BIOSCAN_SAMPLE_HDF5", "")
+    finding = by_subject(examine("bioscan_sample"))["Data, train"]
+    assert finding.status == "missing"
+    assert "set BIOSCAN_SAMPLE_HDF5 to its path" in finding.detail
+    assert finding.remedy == "bioscan-clip data sample --out data/bioscan_sample.hdf5"
 
 
 def test_missing_and_old_packages_are_named(monkeypatch):

@@ -16,10 +16,11 @@ from rich.table import Table
 
 _DISTRIBUTION = "bioscan-clip"
 _CONFIGS = "projects.bioscan_clip.configs"
-_VARIABLES = {
-    "BIOSCAN_1M_HDF5": "the BIOSCAN-1M file",
-    "BIOSCAN_5M_HDF5": "the BIOSCAN-5M file",
-    "BARCODEBERT_5MER": "BarcodeBERT's weights, model_41.pth",
+_SFU = "https://aspis.cmpt.sfu.ca/projects/bioscan"  # the addresses that CLIBD's README gives
+_DOWNLOADS = {
+    "BIOSCAN_1M_HDF5": f"{_SFU}/clip_project/data/version_0.2.1/BioScan_data_in_splits.hdf5",
+    "BIOSCAN_5M_HDF5": f"{_SFU}/BIOSCAN_CLIP_for_downloading/BIOSCAN_5M.hdf5",
+    "BARCODEBERT_5MER": f"{_SFU}/clip_project/ckpt/BarcodeBERT/model_41.pth",
 }
 _STYLES = {"ok": "green", "note": "yellow", "missing": "bold red"}
 
@@ -57,7 +58,7 @@ def examine(experiment: str | None) -> list[Finding]:
     Returns
     -------
     list of Finding
-        In the order in which to mend what is missing.
+        In the order in which to fix what is missing.
     """
     findings = [_python(), *_packages()]
     if all(finding.status != "missing" for finding in findings):
@@ -137,15 +138,22 @@ def _gpu() -> Finding:
 
 
 def _variables() -> Iterator[Finding]:
-    for variable, meaning in _VARIABLES.items():
+    for variable in _DOWNLOADS:
         value = os.environ.get(variable)
-        if value is None:
-            yield Finding(variable, "note", f"not set; names {meaning}")
-        elif Path(value).expanduser().is_file():
+        if not value:
+            yield Finding(variable, "note", "not set; bioscan_1m and bioscan_5m need it")
+        elif Path(value).is_file():
             yield Finding(variable, "ok", value)
         else:
-            remedy = f"export {variable}=<path of {meaning}>"
-            yield Finding(variable, "note", f"{value}: no such file", remedy)
+            yield Finding(variable, "note", f"{value}: no such file", _get(variable))
+
+
+def _get(variable: str) -> str:
+    """Return the commands that get a file and say where it is."""
+    if variable not in _DOWNLOADS:
+        return "bioscan-clip data sample --out data/bioscan_sample.hdf5"
+    address = _DOWNLOADS[variable]
+    return f"wget -c {address} && export {variable}=$PWD/{Path(address).name}"
 
 
 def _experiment(name: str) -> list[Finding]:
@@ -181,10 +189,9 @@ def _data(config: Any) -> Iterator[Finding]:
         try:
             specimens = len(instantiate(dataset))
         except InstantiationException as error:
-            remedy = (
-                f"export {dataset.path_variable}=<path of the HDF5 file>; the README says where"
-            )
-            remedy += " to get it, `bioscan-clip data sample` writes a small one"
+            remedy = _get(dataset.path_variable)
+            if Path(dataset.path_to_hdf5_file or "").is_file():  # but it does not do
+                remedy = f"bioscan-clip data verify {dataset.path_to_hdf5_file}"
             yield Finding(subject, "missing", str(error.__cause__ or error), remedy)
             return  # the other splits would say the same
         yield Finding(subject, "ok", f"{dataset.split}: {specimens:,} specimens")
@@ -206,8 +213,7 @@ def _barcode_bert(path: str) -> Finding:
     try:
         load_weights(path)
     except (ValueError, OSError) as error:
-        remedy = "export BARCODEBERT_5MER=<path of model_41.pth>; the README says where to get it"
-        return Finding("BarcodeBERT weights", "missing", str(error), remedy)
+        return Finding("BarcodeBERT weights", "missing", str(error), _get("BARCODEBERT_5MER"))
     return Finding("BarcodeBERT weights", "ok", path)
 
 
