@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from torch.utils.data import DataLoader, Dataset
 
+from projects.bioscan_clip.tasks import resuming
 from projects.bioscan_clip.tasks.resuming import ResumingTrainer, SaveWhenAsked
 
 FOLDER, FAILURE, *OPTIONS = sys.argv[1:]
@@ -32,6 +33,11 @@ class Inputs(Dataset):
 
 
 class Failing(BoringModel):
+    def on_train_start(self):
+        (Path(FOLDER) / f"began.{RANK}.{self.global_step}").touch()
+        if FAILURE == "none":
+            self.trainer.should_stop = True
+
     def training_step(self, batch, batch_idx):
         if batch_idx == STEP:
             (Path(FOLDER) / f"step.{RANK}").touch()
@@ -56,6 +62,8 @@ def loader(stage: str) -> DataLoader:
 
 
 if __name__ == "__main__":
+    if RANK:  # a file system may not show it yet
+        resuming.newest_checkpoint = lambda folder: None
     signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest's children may ignore it
     torch.set_num_threads(1)
     ranks = 2 if "ranks" in OPTIONS else 1

@@ -102,6 +102,45 @@ def test_a_saved_checkpoint_is_read_as_it_was(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
 
 
+class Code:
+    def __reduce__(self):
+        return (os.mkdir, ("code-ran",))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"named\.ckpt is damaged: it is empty"),
+        ("torn", r"named\.ckpt is damaged: it is cut off or unreadable"),
+        ("flipped", r"named\.ckpt is damaged: \S+ is not as it was written"),
+        ({"state_dict": Code()}, r"named\.ckpt cannot be read .* Python objects"),
+        (torch.zeros(3), r"named\.ckpt is no checkpoint of a Lightning training"),
+        ({"image_encoder.weight": torch.zeros(3)}, r"named\.ckpt is .*weights alone, as CLIBD's"),
+    ],
+)
+def test_what_is_no_whole_checkpoint_is_refused_by_its_name(
+    tmp_path, monkeypatch, content, message
+):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "named.ckpt"
+    if content is None:
+        path.touch()
+    elif isinstance(content, str):
+        whole = bytearray(write(path).read_bytes())
+        whole[len(whole) // 2] ^= 1
+        path.write_bytes(whole if content == "flipped" else whole[:-9])
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=message):
+        AtomicCheckpointIO().load_checkpoint(path, weights_only=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["named.ckpt"]
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*missing\.ckpt"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "missing.ckpt")
+
+
 def killed_by(action: Callable[[], object]) -> int:
     """Run an action in a process of its own; return the signal that ended it, 0 for none."""
     process = os.fork()

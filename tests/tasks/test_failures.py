@@ -92,13 +92,20 @@ def test_a_signal_ends_every_process(
 
 
 @pytest.mark.parametrize("options", [(), ("ranks",)])
-def test_sigterm_saves_before_the_end(tmp_path, options):
+def test_sigterm_saves_and_every_process_resumes_from_there(tmp_path, options):
     process = start(tmp_path, "signal", *options)
     wait_for(tmp_path / "step.0", process)
     terminate_all(process)
     output = output_of(process)
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] >= 4
+    step = torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"]
+    assert step >= 4
+
+    process = start(tmp_path, "none", *options)
+    output = output_of(process, 2 * SECONDS)
+    assert process.returncode == 0, output
+    for rank in range(1 + len(options)):  # the second one does not see the checkpoint by itself
+        assert (tmp_path / f"began.{rank}.{step}").exists()
 
 
 def test_sigterm_before_the_first_step(tmp_path):

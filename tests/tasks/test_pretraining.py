@@ -1,5 +1,6 @@
 from functools import partial
 
+import hydra
 import lightning as L
 import pytest
 import torch
@@ -183,20 +184,45 @@ def test_state_dict_is_mmlearns():
     ours.load_state_dict(theirs.state_dict(), strict=True)
 
 
+def by_hydra(target: str, **options):
+    """Return a partial as mmlearn gets it: of a class of Hydra's own."""
+    return hydra.utils.instantiate({"_target_": target, "_partial_": True, **options})
+
+
 @pytest.mark.parametrize("task_class", [BioscanPretraining, ContrastivePretraining])
 def test_checkpoints_load(tmp_path, task_class):
     """Ours, and mmlearn's, whose hyperparameters hold partials of optimizer and schedule."""
-    schedule = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1e-3, total_steps=10)
-    given = arguments(lr_scheduler={"scheduler": schedule, "extras": {"interval": "step"}})
+    schedule = by_hydra("torch.optim.lr_scheduler.OneCycleLR", max_lr=1e-3, total_steps=10)
+    given = arguments(
+        optimizer=by_hydra("torch.optim.AdamW", lr=1e-3),
+        lr_scheduler={"scheduler": schedule, "extras": {"interval": "step"}},
+    )
+    path = tmp_path / "last.ckpt"
     trained = task_class(**given)
     first = trainer(tmp_path)
     first.fit(trained, loader())
-    first.save_checkpoint(tmp_path / "last.ckpt")
+    first.save_checkpoint(path)
+    unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    assert any("_DeferredTarget" in name for name in unsafe) == (task_class != BioscanPretraining)
 
     resumed = BioscanPretraining(**arguments())
     second = trainer(tmp_path, max_epochs=3)
-    second.test(resumed, loader(), ckpt_path=tmp_path / "last.ckpt", verbose=False)
+    second.test(resumed, loader(), ckpt_path=path, verbose=False)
     assert all(resumed.state_dict()[k].equal(v) for k, v in trained.state_dict().items())
+
+
+def test_training_is_not_resumed_where_encoders_are_in_another_order(tmp_path):
+    """As in mmlearn's project; Adam's state would go to the wrong weights."""
+    schedule = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1e-3, total_steps=10)
+    given = arguments(lr_scheduler={"scheduler": schedule, "extras": {"interval": "step"}})
+    given["encoders"] = dict(reversed(given["encoders"].items()))
+    first = trainer(tmp_path)
+    first.fit(ContrastivePretraining(**given), loader())
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"come in another order .* scored with job_type=eval"):
+        trainer(tmp_path).fit(
+            BioscanPretraining(**arguments()), loader(), ckpt_path=tmp_path / "last.ckpt"
+        )
 
 
 def test_resuming_beyond_the_schedule_is_refused(tmp_path):

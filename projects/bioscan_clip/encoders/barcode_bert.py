@@ -2,22 +2,19 @@
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from mmlearn import hf_utils
 from mmlearn.datasets.core import Modalities
+from peft import PeftConfig, get_peft_model
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 from transformers.modeling_outputs import BaseModelOutput
 
 from projects.bioscan_clip.encoders.weights import PretrainedWeights, load_into, load_weights
 
-if TYPE_CHECKING:
-    from peft import PeftConfig
-
 logger = logging.getLogger(__name__)
 
-Pooling = Literal["softmax_mean", "logit_mean", "hidden_mean"]
+Pooling = Literal["softmax_mean", "hidden_mean"]
 
 _SIZES = (
     "hidden_size",
@@ -56,14 +53,13 @@ class BarcodeBERT(nn.Module):
     model_config_kwargs : mapping, optional
         Further arguments of :class:`transformers.BertConfig`. They win over the sizes that a newer
         checkpoint states; without either, BERT-base's apply.
-    pooling : {"softmax_mean", "logit_mean", "hidden_mean"}, default="softmax_mean"
+    pooling : {"softmax_mean", "hidden_mean"}, default="softmax_mean"
         How the tokens of one barcode, all positions alike, become one embedding.
 
-        - ``softmax_mean``: mean of each token's softmax over the projection, as mmlearn's project
-          does. Embeddings are positive and sum to one.
-        - ``logit_mean``: mean of the projection, without the softmax.
-        - ``hidden_mean``: mean of BERT's last hidden state, as CLIBD's code [3]_ does, then
-          projected. The head's transform, which newer checkpoints lack, is left out.
+        - ``softmax_mean``: mean of each token's softmax over the projection, as CLIBD's code [3]_
+          and mmlearn's project do. Embeddings are positive and sum to one.
+        - ``hidden_mean``: mean of BERT's last hidden state, then projected. The head's transform,
+          which newer checkpoints lack, is left out.
 
     Raises
     ------
@@ -86,7 +82,7 @@ class BarcodeBERT(nn.Module):
         vocab_size: int,
         projection_dim: int,
         pretrained_checkpoint_path: str | None = None,
-        peft_config: "PeftConfig | None" = None,
+        peft_config: PeftConfig | None = None,
         model_config_kwargs: Mapping[str, Any] | None = None,
         pooling: Pooling = "softmax_mean",
     ) -> None:
@@ -115,7 +111,7 @@ class BarcodeBERT(nn.Module):
         if pooling == "hidden_mean":
             model.cls.predictions.transform.requires_grad_(False)
 
-        self.model = model if peft_config is None else hf_utils._wrap_peft_model(model, peft_config)
+        self.model = model if peft_config is None else get_peft_model(model, peft_config)
 
     def forward(self, inputs: dict[str, Any]) -> BaseModelOutput:
         """Embed a batch of barcodes.
@@ -138,9 +134,7 @@ class BarcodeBERT(nn.Module):
             embedding = self.model.cls.predictions.decoder(hidden.mean(dim=1))
         else:
             scores = self.model(input_ids=tokens, attention_mask=mask).logits
-            if self.pooling == "softmax_mean":
-                scores = scores.softmax(dim=-1)
-            embedding = scores.mean(dim=1)
+            embedding = scores.softmax(dim=-1).mean(dim=1)
         return BaseModelOutput(last_hidden_state=embedding)
 
     def _load(self, model: BertForMaskedLM, weights: PretrainedWeights) -> None:

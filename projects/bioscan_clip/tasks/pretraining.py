@@ -54,6 +54,8 @@ class BioscanPretraining(ContrastivePretraining):
     save_trainable_only : bool, default=False
         Whether checkpoints hold adapters, heads and all else that is trained, but no frozen
         weights. They load where the pretrained weights are the same, which is checked.
+    evaluate_untrained : bool, default=False
+        Whether a test without a checkpoint is meant, and not an error.
     **kwargs
         As in mmlearn's class.
 
@@ -72,6 +74,7 @@ class BioscanPretraining(ContrastivePretraining):
         heads: dict[str, nn.Module | None] | None = None,
         gradient_cache_chunk: int | None = None,
         save_trainable_only: bool = False,
+        evaluate_untrained: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -85,6 +88,7 @@ class BioscanPretraining(ContrastivePretraining):
         if gradient_cache_chunk is not None:
             _check_chunks(self, gradient_cache_chunk)
         self.save_trainable_only = save_trainable_only
+        self.evaluate_untrained = evaluate_untrained
         self._seed = torch.initial_seed()
         self._evaluated_batch: dict[str, Any] | None = None
         self._encoded: dict[str, torch.Tensor] = {}
@@ -176,14 +180,22 @@ class BioscanPretraining(ContrastivePretraining):
         ------
         ValueError
             If the checkpoint is of another experiment, was trained on top of other pretrained
-            weights, or its schedule has fewer steps than the training that it resumes.
+            weights, or cannot be resumed: its schedule has fewer steps than this training, or its
+            weights, and so the optimizer's, come in another order.
         """
         super().on_load_checkpoint(checkpoint)
+        saved = checkpoint["state_dict"]
         if self.strict_loading:
             check_fit(checkpoint["state_dict"], self, partial=BASE_KEY in checkpoint)
         fill_in_frozen(checkpoint, self)
         if not self.trainer.training:
             return
+        if list(saved) != [name for name in self.state_dict() if name in saved]:
+            raise ValueError(
+                "The checkpoint's encoders come in another order than this experiment's, as those "
+                "of mmlearn's own project do, so that its training cannot be resumed. It can be "
+                "scored with job_type=eval; or train anew without resume_from_checkpoint."
+            )
         steps = self._training_steps()
         for schedule in checkpoint.get("lr_schedulers", []):
             if schedule.get("total_steps", steps) < steps:

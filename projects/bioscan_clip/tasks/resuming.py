@@ -1,4 +1,4 @@
-"""Trainings that go on by themselves after a time limit, a preemption or a kill."""
+"""Trainings that resume by themselves after a time limit, a preemption or a kill."""
 
 import logging
 import os
@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any, Final
 
 import torch
+import torch.distributed as dist
 from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -28,11 +29,12 @@ _SAVE_AND_REQUEUE: Final = 2
 
 
 class ResumingTrainer(Trainer):
-    """Lightning's trainer, but a training goes on where its own output folder ends.
+    """Lightning's trainer, but a training resumes by itself in its own output folder.
 
     A job that SLURM has put back in its queue runs the same command in the same folder: if there
     is a checkpoint in it, training resumes from the newest intact one. Otherwise, and in all else,
-    it is as in Lightning.
+    it is as in Lightning; only that a test wants a checkpoint, unless the model's
+    ``evaluate_untrained`` is true.
     """
 
     def fit(
@@ -46,13 +48,48 @@ class ResumingTrainer(Trainer):
     ) -> None:
         """Train; `ckpt_path` is where to begin if the output folder has no checkpoint yet."""
         _leave_signals_to_this_process([train_dataloaders, val_dataloaders])
-        callback = self.checkpoint_callback
-        if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
-            newest = newest_checkpoint(Path(callback.dirpath))
-            if newest is not None:
-                rank_zero_info(f"Training goes on from {newest}, found in its output folder.")
-                ckpt_path = newest
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only)
+
+    def test(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: Any = None,
+        weights_only: bool | None = None,
+    ) -> Any:
+        """Test the weights of a checkpoint.
+
+        Raises
+        ------
+        ValueError
+            If there is none, and the model does not say that untrained weights are meant.
+        """
+        if ckpt_path is None and not getattr(model, "evaluate_untrained", False):
+            raise ValueError(
+                "There is no checkpoint to evaluate: name one by resume_from_checkpoint=<file>, or "
+                "set task.evaluate_untrained=true to score the weights that training begins with."
+            )
+        return super().test(model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
+
+    def _run(
+        self, model: LightningModule, ckpt_path: str | Path | None = None, **options: Any
+    ) -> Any:
+        """Replace a training's `ckpt_path` by the newest of its folder, as the first process says.
+
+        Processes may see a shared file system at different times. They can talk to one another
+        from here on only.
+        """
+        callback = self.checkpoint_callback
+        if self.training and isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
+            self.strategy.setup_environment()
+            newest = newest_checkpoint(Path(callback.dirpath)) if self.is_global_zero else None
+            newest = self.strategy.broadcast(newest)
+            if newest is not None:
+                rank_zero_info(f"Training resumes from {newest}, found in its output folder.")
+                ckpt_path = newest
+        return super()._run(model, ckpt_path, **options)
 
 
 class SaveWhenAsked(Callback):
@@ -69,6 +106,8 @@ class SaveWhenAsked(Callback):
 
     def __init__(self) -> None:
         self._asked = _NOTHING
+        self._agreed: tuple[torch.Tensor, torch.cuda.Event | None] | None = None
+        self._saved = _NOTHING
         self._requeue: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,31 +115,36 @@ class SaveWhenAsked(Callback):
 
         Lightning, which would requeue the job too, restores the handlers when training ends.
         """
+        # Lightning asks all processes for SIGTERM before every step, and waits for the GPU.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _do_nothing  # type: ignore[method-assign]
         signal.signal(signal.SIGTERM, self._note)
         if _is_submitit():
             self._requeue = signal.getsignal(_submitit_signal())
             signal.signal(signal.SIGUSR1, self._note)
             signal.signal(signal.SIGUSR2, self._note)
 
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """End or requeue the job, once the saved step is logged."""
+        if self._saved == _SAVE_AND_REQUEUE:
+            self._go_back_to_the_queue()
+        if self._saved == _SAVE and not SLURMEnvironment.detect():
+            raise SystemExit(128 + signal.SIGTERM)
+        self._saved = _NOTHING
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Do what was asked for, if any process was."""
-        asked = self._asked
-        if trainer.world_size > 1:
-            mine = torch.tensor(asked, device=trainer.strategy.root_device)
-            asked = int(trainer.strategy.reduce(mine, reduce_op="max"))
+        """Save if any process was asked to."""
+        asked = self._agree(trainer)
         accumulated = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if asked == _NOTHING or not accumulated or trainer.is_last_batch:
             return
         self._save(trainer)
-        if asked == _SAVE_AND_REQUEUE:
-            _log_step(trainer)
-            self._go_back_to_the_queue()
-        if not SLURMEnvironment.detect():
-            _log_step(trainer)
-            raise SystemExit(128 + signal.SIGTERM)
-        self._asked = _NOTHING
+        self._saved, self._agreed = asked, None
+        if self._asked <= asked:  # else a second signal came meanwhile
+            self._asked = _NOTHING
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *arguments: Any
@@ -125,6 +169,24 @@ class SaveWhenAsked(Callback):
         asked = _SAVE if signum == signal.SIGTERM else _SAVE_AND_REQUEUE
         self._asked = max(self._asked, asked)
 
+    def _agree(self, trainer: Trainer) -> int:
+        """Return what any process was asked for; of several, by the end of the step before."""
+        if trainer.world_size == 1:
+            return self._asked
+        # The host must not wait for the GPU, so the answer is read when the next step is under way.
+        before, device = self._agreed, trainer.strategy.root_device
+        asked = torch.full((), self._asked, device=device)
+        dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+        done = torch.cuda.Event() if device.type == "cuda" else None
+        self._agreed = (asked.to("cpu", non_blocking=True), done)
+        if done is not None:
+            done.record()
+        if before is None:
+            return _NOTHING
+        if before[1] is not None:
+            before[1].synchronize()
+        return int(before[0])
+
     def _save(self, trainer: Trainer) -> None:
         callback = trainer.checkpoint_callback
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
@@ -136,11 +198,6 @@ class SaveWhenAsked(Callback):
         """Call submitit's handler, which requeues the job and ends the first process."""
         self._requeue(_submitit_signal(), None)
         raise SystemExit(0)  # the others; SLURM takes a failure of theirs for the job's
-
-
-def _log_step(trainer: Trainer) -> None:
-    """Log the step's metrics, as Lightning would do if training went on."""
-    trainer._logger_connector.update_train_step_metrics()
 
 
 def _leave_signals_to_this_process(loaders: Iterable[Any]) -> None:
@@ -172,6 +229,10 @@ def _end_with_parent() -> None:
         if received is not None and received.si_pid == parent:
             break
     os._exit(0)  # at once, whatever the worker is doing
+
+
+def _do_nothing() -> None:
+    """Take the place of a method of Lightning."""
 
 
 def _is_submitit() -> bool:
