@@ -144,7 +144,8 @@ def evaluate_saved(
     sets, stage = load_embeddings(path)
     about = load_about(source)
     if clibd:
-        save_clibd(sets, stage, out)
+        written = save_clibd(sets, stage, out)
+        print(f"Saved for CLIBD in {out}: {', '.join(file.name for file in written)}")
     return evaluate_and_report(
         sets,
         stage,

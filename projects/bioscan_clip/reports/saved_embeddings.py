@@ -136,11 +136,14 @@ def _roles(saved: Mapping[str, Split]) -> tuple[Stage, dict[Role, tuple[str, tup
             for role, name in described.items()
         }
     stage: Stage = "test" if {"seen_test", "unseen_test"} & set(saved) else "val"
-    return stage, {
-        role: (name, (split,))
+    # CLIBD calls the split `val_seen` of the data file `seen_val`.
+    names = {
+        role: split if role == "keys" else "_".join(reversed(split.split("_")))
         for role, split in EVALUATION_SPLITS[stage].items()
-        # CLIBD calls the split `val_seen` of the data file `seen_val`.
-        for name in {split, "_".join(reversed(split.split("_", 1))) if role != "keys" else split}
+    }
+    return stage, {
+        role: (name, (EVALUATION_SPLITS[stage][role],))
+        for role, name in names.items()
         if name in saved
     }
 
