@@ -44,7 +44,9 @@ COLUMNS: Final = (*IDENTIFIERS, *RANKS, "bin", "place", "licence", "photo")
 EXACT_UP_TO: Final = 1_000_000
 """Specimens up to which all are compared; larger libraries get an index."""
 
-Feature = Literal["rgb", "dna", "averaged"]
+Feature = Literal["rgb", "dna", "both"]
+"""What of the specimens is compared: photos, barcodes, or a photo followed by a barcode."""
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -65,9 +67,10 @@ class Found:
     Attributes
     ----------
     similarities : numpy.ndarray
-        float32, shape ``(Q, K)``, cosine similarities; -inf where there is no further specimen.
+        float32, shape ``(Q, K)``, cosine similarities, K no more than there are specimens; -inf
+        where an index found fewer.
     rows : numpy.ndarray
-        int64, shape ``(Q, K)``, rows of the library; -1 where there is no further specimen.
+        int64, shape ``(Q, K)``, rows of the library; -1 where an index found fewer.
     """
 
     similarities: Floats
@@ -206,7 +209,7 @@ class ReferenceLibrary:
             for name in ("rgb", "dna")
             if any(segment[name] for segment in self.about["segments"])
         ]
-        return (*held, "averaged") if len(held) == 2 else tuple(held)
+        return (*held, "both") if len(held) == 2 else tuple(held)
 
     @cached_property
     def labels(self) -> Ints:
@@ -250,9 +253,11 @@ class ReferenceLibrary:
         Parameters
         ----------
         queries : numpy.ndarray
-            Floating point, shape ``(Q, D)``; need not be normalised.
-        feature : {"rgb", "dna", "averaged"}
-            What queries are compared with: photos, barcodes, or the mean of a specimen's two.
+            Floating point, shape ``(Q, D)``; need not be normalised. For ``both``, shape
+            ``(Q, 2 D)``, photo and barcode at unit length, each times its weight, so that the
+            similarity is the weighted sum of theirs.
+        feature : {"rgb", "dna", "both"}
+            What of the specimens queries are compared with.
         k : int
             Specimens per query.
 
@@ -272,14 +277,15 @@ class ReferenceLibrary:
             raise ValueError(
                 f"{self.folder} cannot be searched by {feature}; it has {', '.join(self.features)}."
             )
-        if queries.ndim != 2 or queries.shape[1] != self.about["dimension"]:
+        width = self.about["dimension"] * (2 if feature == "both" else 1)
+        if queries.ndim != 2 or queries.shape[1] != width:
             raise ValueError(
                 f"Queries have shape {queries.shape}, but {self.folder} holds embeddings of "
                 f"{self.about['dimension']} dimensions."
             )
-        unit = _unit(queries)
-        rows = np.flatnonzero(self._kept)
-        indexed = self.about["index"].get(feature)
+        unit = np.asarray(queries, dtype=np.float32) if feature == "both" else _unit(queries)
+        rows = np.flatnonzero(self._kept & self._having(feature))
+        indexed = self.about["index"].get("rgb" if feature == "both" else feature)
         if indexed is None or len(rows) <= self.about["exact_up_to"]:
             return self._search_exactly(unit, feature, rows, min(k, len(rows)))
         k = min(k, len(rows))
@@ -386,7 +392,9 @@ class ReferenceLibrary:
                     f"{self.folder} have {self.about['dimension']}."
                 )
             self.about["dimension"] = width
-            counts[modality] = int(unit.any(axis=1).sum())
+            has = unit.any(axis=1)
+            counts[modality] = int(has.sum())
+            np.save(target / f"has_{modality}.npy", has)
             np.save(target / f"{modality}.npy", unit.astype(np.float16))
         np.save(target / "labels.npy", specimens.labels.cpu().numpy().astype(np.int64))
         table = specimens.table.reindex(columns=[*COLUMNS, "barcode"]).astype("string")
@@ -416,7 +424,7 @@ class ReferenceLibrary:
 
     def _forget(self) -> None:
         """Forget what was read of files, as there are others now."""
-        for name in ("labels", "_table", "_vectors", "_barcodes"):
+        for name in ("labels", "_table", "_vectors", "_barcodes", "_present"):
             self.__dict__.pop(name, None)
 
     def _removed(self) -> Mask:
@@ -435,6 +443,22 @@ class ReferenceLibrary:
         sizes = [segment["rows"] for segment in self.about["segments"]]
         starts: Ints = np.cumsum([0, *sizes], dtype=np.int64)[:-1]
         return starts
+
+    def _having(self, feature: Feature) -> Mask:
+        """Say which rows have a feature."""
+        if feature == "both":
+            return self._having("rgb") & self._having("dna")
+        return self._present[feature]
+
+    @cached_property
+    def _present(self) -> dict[str, Mask]:
+        masks = {name: np.zeros(self._kept.size, dtype=np.bool_) for name in ("rgb", "dna")}
+        for start, path in zip(self._starts(), self._paths(), strict=True):
+            for name, mask in masks.items():
+                if (path / f"has_{name}.npy").exists():
+                    held = np.load(path / f"has_{name}.npy")
+                    mask[start : start + len(held)] = held
+        return masks
 
     @cached_property
     def _table(self) -> pa.Table:
@@ -468,12 +492,9 @@ class ReferenceLibrary:
         return Specimens(torch.from_numpy(self.labels[rows]), table=table, **vectors)
 
     def _read(self, rows: Ints, feature: Feature) -> Floats:
-        """Read vectors of some rows, in ascending order; zeros where a specimen has none."""
-        if feature == "averaged":
-            both = [self._read(rows, "rgb"), self._read(rows, "dna")]
-            mean = _unit(both[0] + both[1])
-            mean[~(both[0].any(axis=1) & both[1].any(axis=1))] = 0
-            return mean
+        """Read vectors of some rows, in ascending order."""
+        if feature == "both":
+            return np.concatenate([self._read(rows, "rgb"), self._read(rows, "dna")], axis=1)
         starts = self._starts()
         vectors = np.zeros((len(rows), self.about["dimension"]), dtype=np.float32)
         bounds = np.searchsorted(rows, [*starts, self._kept.size])
@@ -492,24 +513,21 @@ class ReferenceLibrary:
         queries = torch.from_numpy(unit)
         for part in blocks(len(rows), _ROWS_AT_ONCE):
             keys = torch.from_numpy(self._read(rows[part], feature))
-            missing = ~(keys != 0).any(dim=1)
             for some in blocks(len(queries), _QUERIES_AT_ONCE):
-                products = queries[some] @ keys.T
-                if missing.any():
-                    products[:, missing] = -torch.inf
-                nearest.add(products, some, part.start)
+                nearest.add(queries[some] @ keys.T, some, part.start)
         found = nearest.found()
-        similarities: Floats = found.similarities.numpy()
-        positions = np.where(np.isfinite(similarities), found.keys.numpy(), -1)
-        return Found(similarities, np.where(positions < 0, -1, np.append(rows, -1)[positions]))
+        return Found(found.similarities.numpy(), rows[found.keys.numpy()])
 
     def _search_index(self, unit: Floats, feature: Feature, k: int) -> Found:
         """Find candidates by the indexes, and compare these exactly."""
         names: tuple[Literal["rgb", "dna"], ...]
-        names = ("rgb", "dna") if feature == "averaged" else (feature,)
+        names = ("rgb", "dna") if feature == "both" else (feature,)
         wanted = min(_CANDIDATES * k, len(self))
         candidates = np.concatenate(
-            [self._candidates(unit, name, wanted, self.about["index"][name]) for name in names],
+            [
+                self._candidates(part, self._having(feature), wanted, self.about["index"][name])
+                for part, name in zip(np.split(unit, len(names), axis=1), names, strict=True)
+            ],
             axis=1,
         )
         similarities = np.full(candidates.shape, -np.inf, dtype=np.float32)
@@ -517,16 +535,15 @@ class ReferenceLibrary:
             distinct, places = np.unique(rows, return_index=True)
             known = distinct >= 0
             keys = self._read(distinct[known], feature)
-            found = keys @ unit[query]
-            found[~keys.any(axis=1)] = -np.inf
-            similarities[query, places[known]] = found
+            similarities[query, places[known]] = keys @ unit[query]
         return _nearest_of((Found(similarities, candidates),), k)
 
     def _candidates(
-        self, unit: Floats, name: str, count: int, about: dict[str, Any]
+        self, unit: Floats, having: Mask, count: int, about: dict[str, Any]
     ) -> npt.NDArray[np.int64]:
         index: Any = faiss.read_index(str(self.folder / about["file"]), faiss.IO_FLAG_MMAP)
-        bits = np.packbits(self._kept[: about["rows"]], bitorder="little")
+        wanted = (self._kept & having)[: about["rows"]]
+        bits = np.packbits(wanted, bitorder="little")
         chosen = faiss.IDSelectorBitmap(about["rows"], faiss.swig_ptr(bits))  # type: ignore[call-arg]
         how = faiss.SearchParametersIVF(nprobe=about["visited"], sel=chosen)  # type: ignore[call-arg]
         rows: Ints = index.search(unit, count, params=how)[1]
@@ -545,10 +562,12 @@ class ReferenceLibrary:
         name = f"index-{feature}-{_unique()}.faiss"
         faiss.write_index(index, str(self.folder / name))
         about: dict[str, Any] = {"file": name, "rows": count, "visited": max(1, lists // 64)}
-        queries = self._read(np.arange(0, count, -(-count // _CHECKED)), feature)
-        exact = self._search_exactly(queries, feature, np.arange(count), min(10, count)).rows
+        having = self._having(feature)
+        present = np.flatnonzero(having & self._kept)
+        queries = self._read(present[:: -(-len(present) // _CHECKED)], feature)
+        exact = self._search_exactly(queries, feature, present, min(10, len(present))).rows
         while True:
-            found = self._candidates(queries, feature, _CANDIDATES * exact.shape[1], about)
+            found = self._candidates(queries, having, _CANDIDATES * exact.shape[1], about)
             about["recall"] = float((exact[:, :, None] == found[:, None]).any(axis=2).mean())
             if about["recall"] >= _RECALL or about["visited"] >= lists:
                 return about

@@ -8,7 +8,7 @@ and a bound on a binomial proportion into the thresholds above which names are a
 """
 
 from dataclasses import asdict, dataclass
-from math import ceil, log
+from math import ceil
 from typing import Any, Final
 
 import numpy as np
@@ -25,16 +25,18 @@ PRECISIONS: Final = tuple(round(0.5 + 0.01 * step, 2) for step in range(50))
 RISK: Final = 0.1
 """Probability that the precision of a rank's accepted names is below the target."""
 
-ABSENT_SHARE: Final = 1 / 3
+ABSENT_SHARE: Final = 0.5
 """Share of calibration queries whose species the keys should lack."""
 
 FEWEST: Final = 60
 """Labelled queries that a calibration needs at least."""
 
+FOLDS: Final = 10
 _TEMPERATURES: Final = np.geomspace(0.001, 0.5, 28)
 _LEAST_SHARE: Final = 1e-3
 _PENALTY: Final = 1.0  # as scikit-learn's C of 1
-_STEPS: Final = 40
+_STEPS: Final = 50
+_STARTS: Final = (0.1, 0.4, 0.7, 1.0)  # shares of the queries
 _BLOCK: Final = 1 << 12
 
 Floats = npt.NDArray[np.float64]
@@ -158,8 +160,8 @@ class Calibration:
     thresholds : list of list of float or None
         Confidence from which a name is accepted, at each rank and for each of `PRECISIONS`; None
         where no threshold is known to keep the target.
-    fitted_on, bounded_on : int
-        Labelled queries that gave the weights, and that gave the thresholds.
+    specimens : int
+        Labelled queries that it was fitted to.
     absent : float
         Share of them whose species no key had.
     """
@@ -167,8 +169,7 @@ class Calibration:
     temperature: float
     weights: list[list[float]]
     thresholds: list[list[float | None]]
-    fitted_on: int
-    bounded_on: int
+    specimens: int
     absent: float
 
     def answer(self, scores: Floats, labels: Ints) -> Answers:
@@ -226,11 +227,11 @@ def precision_step(precision: float) -> int:
 def fit(scores: Floats, labels: Ints, truth: Ints, in_keys: Mask, seed: int = 0) -> Calibration:
     """Calibrate on queries of known names.
 
-    Half of the queries, drawn at random, give temperature and probabilities, the other half the
-    thresholds. At each rank these go down from the strictest, as long as the names above it could
-    be less precise than the target only with a probability of `RISK` (a binomial tail), and stop at
-    the first that fails: fixed-sequence testing, as in hierarchical selective classification (Goren
-    et al., arXiv 2405.11533), so that the bound holds for finite samples.
+    Thresholds come from confidences that each query gets from a fit to the others (`FOLDS` parts);
+    what is kept is the fit to all. At each rank they go down from the strictest, as long as the
+    names above could be less precise than the target only with a probability of `RISK` (a binomial
+    tail), and stop at the first that fails: fixed-sequence testing, as in hierarchical selective
+    classification (Goren et al., arXiv 2405.11533), so that the bound holds for finite samples.
 
     Parameters
     ----------
@@ -242,7 +243,7 @@ def fit(scores: Floats, labels: Ints, truth: Ints, in_keys: Mask, seed: int = 0)
     in_keys : numpy.ndarray
         bool, shape ``(Q,)``, whether any key, near or not, has the query's species.
     seed : int
-        Of the two halves.
+        Of the parts.
 
     Returns
     -------
@@ -254,37 +255,57 @@ def fit(scores: Floats, labels: Ints, truth: Ints, in_keys: Mask, seed: int = 0)
     ValueError
         If fewer than `FEWEST` queries have a name.
     """
-    known = np.flatnonzero((truth != UNKNOWN).any(axis=1))
-    if len(known) < FEWEST:
+    known = (truth != UNKNOWN).any(axis=1)
+    if known.sum() < FEWEST:
         raise ValueError(
-            f"{len(known)} specimens have a known name, but a calibration needs at least {FEWEST}."
+            f"{known.sum()} specimens have a known name, but a calibration needs at least {FEWEST}."
         )
-    shuffled = np.random.default_rng(seed).permutation(known)
-    first, second = np.sort(shuffled[::2]), np.sort(shuffled[1::2])
-    temperature, _ = best_temperature(scores[first], labels[first], truth[first])
-    votes = vote(scores[first], labels[first], temperature)
-    features = _features(scores[first], votes)
+    scores, labels, truth, in_keys = scores[known], labels[known], truth[known], in_keys[known]
+    temperature, _ = best_temperature(scores, labels, truth)
+    part = np.random.default_rng(seed).permutation(len(truth)) % FOLDS
+    confidence = np.empty(truth.shape)
+    for fold in range(FOLDS):
+        others, ours = part != fold, part == fold
+        weights = _fit_weights(
+            scores[others], labels[others], truth[others], in_keys[others], temperature
+        )
+        fitted = Calibration(temperature, weights, [], 0, 0.0)
+        confidence[ours] = fitted.answer(scores[ours], labels[ours]).confidence
+    weights = _fit_weights(scores, labels, truth, in_keys, temperature)
+    named = truth[:, -1] != UNKNOWN
+    absent = float((~in_keys)[named].mean()) if named.any() else 0.0
+    answers = Answers(vote(scores, labels, temperature).labels, confidence, np.zeros(len(truth)))
+    thresholds = _bound(answers, truth)
+    return Calibration(temperature, weights, thresholds, len(truth), absent)
+
+
+def _fit_weights(
+    scores: Floats, labels: Ints, truth: Ints, in_keys: Mask, temperature: float
+) -> list[list[float]]:
+    """Fit the logistic regressions of each rank, and the one of the species being there."""
+    votes = vote(scores, labels, temperature)
+    features = _features(scores, votes)
     weights = []
     for rank, part in enumerate(features):
-        counted = (truth[first, rank] != UNKNOWN) & (votes.labels[:, rank] != UNKNOWN)
-        right = votes.labels[:, rank] == truth[first, rank]
+        counted = (truth[:, rank] != UNKNOWN) & (votes.labels[:, rank] != UNKNOWN)
+        right = votes.labels[:, rank] == truth[:, rank]
         weights.append(_regression(part[counted], right[counted]))
-    named = truth[first, -1] != UNKNOWN
-    weights.append(_regression(features[-1][named], in_keys[first][named]))
+    named = truth[:, -1] != UNKNOWN
+    return [*weights, _regression(features[-1][named], in_keys[named])]
 
-    unbounded: list[list[float | None]] = [[None] * len(PRECISIONS) for _ in RANKS]
-    absent = float((~in_keys)[truth[:, -1] != UNKNOWN].mean()) if named.any() else 0.0
-    calibration = Calibration(temperature, weights, unbounded, len(first), len(second), absent)
-    answers = calibration.answer(scores[second], labels[second])
-    for column, precision in enumerate(PRECISIONS):
-        passing = np.ones(len(second), dtype=bool)
+
+def _bound(answers: Answers, truth: Ints) -> list[list[float | None]]:
+    """Find thresholds at each rank and precision, for names whose ranks above have passed."""
+    thresholds: list[list[float | None]] = [[] for _ in RANKS]
+    for precision in PRECISIONS:
+        passing = np.ones(len(truth), dtype=bool)
         for rank in range(len(RANKS)):
-            counted = passing & (truth[second, rank] != UNKNOWN)
-            right = answers.labels[counted, rank] == truth[second][counted, rank]
+            counted = passing & (truth[:, rank] != UNKNOWN)
+            right = answers.labels[counted, rank] == truth[counted, rank]
             threshold = lowest_threshold(answers.confidence[counted, rank], right, precision)
-            calibration.thresholds[rank][column] = threshold
+            thresholds[rank].append(threshold)
             passing &= answers.confidence[:, rank] >= (np.inf if threshold is None else threshold)
-    return calibration
+    return thresholds
 
 
 def lowest_threshold(confidence: Floats, right: Mask, precision: float) -> float | None:
@@ -306,18 +327,20 @@ def lowest_threshold(confidence: Floats, right: Mask, precision: float) -> float
     """
     order = np.argsort(-confidence, kind="stable")
     descending, errors = confidence[order], np.cumsum(~right[order])
-    # With fewer answers than this, not even all right ones would show the precision.
-    fewest = ceil(log(RISK) / log(precision))
-    found = None
-    for count in np.unique(np.linspace(fewest, len(order), _STEPS).astype(int)):
-        if not fewest <= count <= len(order):
-            break
-        # Equal confidences are accepted together.
-        accepted = int(np.searchsorted(-descending, -descending[count - 1], side="right"))
-        if bdtr(errors[accepted - 1], accepted, 1 - precision) > RISK:
-            break
-        found = float(descending[accepted - 1]) if accepted < len(order) else 0.0
-    return found
+    counts = np.unique(np.linspace(0, len(order), _STEPS + 1).astype(int))[1:]
+    # Equal confidences are accepted together.
+    counts = np.unique(np.searchsorted(-descending, -descending[counts - 1], side="right"))
+    passes = bdtr(errors[counts - 1], counts, 1 - precision) <= RISK / len(_STARTS)
+    reached = -1
+    for share in _STARTS:
+        start = int(np.searchsorted(counts, share * len(order)))
+        failed = np.flatnonzero(~passes[start:])
+        end = start + (failed[0] if len(failed) else len(passes) - start) - 1
+        reached = max(reached, end if end >= start else -1)
+    if reached < 0:
+        return None
+    accepted = counts[reached]
+    return float(descending[accepted - 1]) if accepted < len(order) else 0.0
 
 
 def choose_absent(truth: Ints, in_keys: Mask, share: float = ABSENT_SHARE, seed: int = 0) -> Ints:
