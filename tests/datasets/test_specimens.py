@@ -333,6 +333,24 @@ def test_augmentation_depends_on_seed_and_row_alone(path):
     assert not dataset.read_batch([3, 1], seed=(7, 2))["rgb"].equal(other["rgb"])
 
 
+def test_barcode_augmentation_depends_on_seed_and_row_alone(path):
+    plain = BIOSCANInsectDataset(path, SPLIT, image_size=32)
+    dataset = BIOSCANInsectDataset(path, SPLIT, image_size=32, barcode_augmentation=True)
+    epochs = [dataset.read_batch(range(ROWS), seed=(0, epoch)) for epoch in range(20)]
+    again = dataset.read_batch([4, 1], seed=(0, 3))
+    assert again["dna"].equal(epochs[3]["dna"][[4, 1]])
+    assert again["rgb"].equal(plain.read_batch([4, 1], seed=(0, 3))["rgb"])
+    whole = plain.read_batch(range(ROWS), seed=(0, 0))["dna"]
+    same = torch.stack([(epoch["dna"] == whole).all(dim=1) for epoch in epochs]).float()
+    assert 0.35 < same.mean() < 0.65  # half are left as they are
+
+
+@pytest.mark.parametrize("options", [{"for_training": False}, {"dna_input_type": "feature"}])
+def test_barcode_augmentation_without_barcodes_to_train_on(path, options):
+    with pytest.raises(ValueError, match="`barcode_augmentation` is for training on barcodes"):
+        BIOSCANInsectDataset(path, SPLIT, barcode_augmentation=True, **options)
+
+
 def test_opening_a_million_rows_is_quick_and_small(tmp_path):
     """Under 60 MB; the second is left to benchmarks/opening.py, since machines differ."""
     path, rows = tmp_path / "million.hdf5", 1_000_000

@@ -12,6 +12,7 @@ from mmlearn.constants import EXAMPLE_INDEX_KEY
 from mmlearn.datasets.core import Example
 from torch.utils.data import Dataset, get_worker_info
 
+from projects.bioscan_clip.datasets.barcodes import augment_barcode
 from projects.bioscan_clip.datasets.hdf5 import BadRowError, HDF5Split, IntArray
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_BAD_IMAGES_IN_A_ROW = 100
 _LEAST_IMAGE_SIZE = 16
+_OF_BARCODES = 1  # tells their random numbers from those of photos
 
 ByteArray = npt.NDArray[np.uint8]
 
@@ -70,6 +72,9 @@ class BIOSCANInsectDataset(Dataset[Example]):
     on_bad_image : {"raise", "skip"}, optional
         What an undecodable photo does: end the run with an error that names it, or be replaced by
         the next specimen and logged. Defaults to ``"skip"`` for training, else ``"raise"``.
+    barcode_augmentation : bool, default=False
+        Whether barcodes are cut, shifted and mutated in training; see :func:`augment_barcode`. The
+        published recipe does not.
     path_variable : str, optional
         Environment variable that users set to the file's path; named in the error when
         `path_to_hdf5_file` is None.
@@ -77,7 +82,8 @@ class BIOSCANInsectDataset(Dataset[Example]):
     Raises
     ------
     ValueError
-        If no file is given, or the file does not hold what is asked for.
+        If no file is given, the file does not hold what is asked for, or barcodes would be
+        augmented where there are none or in an evaluation.
     FileNotFoundError
         If there is no such file.
     """
@@ -92,6 +98,7 @@ class BIOSCANInsectDataset(Dataset[Example]):
         tokenizer: KmerTokenizer | None = None,
         image_size: int = 224,
         on_bad_image: Literal["raise", "skip"] | None = None,
+        barcode_augmentation: bool = False,
         path_variable: str | None = None,
     ) -> None:
         if path_to_hdf5_file is None or not Path(path_to_hdf5_file).name:  # an empty variable
@@ -107,10 +114,16 @@ class BIOSCANInsectDataset(Dataset[Example]):
         _check_choice("image_input_type", image_input_type, ("image", "feature"))
         _check_choice("dna_input_type", dna_input_type, ("sequence", "feature"))
         _check_choice("on_bad_image", on_bad_image, ("raise", "skip", None))
+        if barcode_augmentation and not (for_training and dna_input_type == "sequence"):
+            raise ValueError(
+                "`barcode_augmentation` is for training on barcodes: set it for the training split "
+                'only, with dna_input_type="sequence".'
+            )
         self.split = split
         self.on_bad_image = on_bad_image or ("skip" if for_training else "raise")
         self.tokenizer = tokenizer or KmerTokenizer()
         self.for_training = for_training
+        self.barcode_augmentation = barcode_augmentation
         self.image_size = image_size
         self._image_column = IMAGE if image_input_type == "image" else IMAGE_FEATURES
         self._dna_column = BARCODE if dna_input_type == "sequence" else DNA_FEATURES
@@ -174,7 +187,7 @@ class BIOSCANInsectDataset(Dataset[Example]):
         else:
             photos, used = {"rgb": self._read_features(IMAGE_FEATURES, rows)}, rows
         return photos | {
-            "dna": self._read_dna(used),
+            "dna": self._read_dna(used, seed),
             "text": _as_int64(self._split.read(TEXT_IDS, used)),
             "text_attention_mask": _as_int64(self._split.read(TEXT_MASK, used)),
             "labels": torch.from_numpy(self._split.labels[used]),
@@ -222,10 +235,14 @@ class BIOSCANInsectDataset(Dataset[Example]):
             "cannot be decoded, so the file is damaged; build or download it again."
         )
 
-    def _read_dna(self, rows: IntArray) -> torch.Tensor:
+    def _read_dna(self, rows: IntArray, seed: tuple[int, ...]) -> torch.Tensor:
         if self._dna_column == DNA_FEATURES:
             return self._read_features(DNA_FEATURES, rows)
-        return self.tokenizer(self._split.read(BARCODE, rows))
+        barcodes = self._split.read(BARCODE, rows)
+        if not self.barcode_augmentation:
+            return self.tokenizer(barcodes)
+        rngs = (np.random.default_rng((*seed, row, _OF_BARCODES)) for row in rows.tolist())
+        return self.tokenizer(list(map(augment_barcode, barcodes.tolist(), rngs)))
 
     def _read_features(self, column: str, rows: IntArray) -> torch.Tensor:
         features = self._split.read(column, rows).astype(np.float32)
