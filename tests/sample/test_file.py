@@ -1,4 +1,7 @@
+import os
+import signal
 from io import BytesIO
+from multiprocessing import get_context
 
 import h5py
 import numpy as np
@@ -83,15 +86,17 @@ def test_bytes_depend_on_the_seed_alone(tmp_path):
     assert contents[0] != contents[2]
 
 
-def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+def kill_itself(looks, seed):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_ends_in_a_sentence_and_leaves_the_old_file(tmp_path, monkeypatch):
+    """As the kernel kills one for want of memory."""
     path = tmp_path / "sample.hdf5"
     path.write_bytes(b"old")
-
-    def fail(task):
-        raise RuntimeError("no paint")
-
-    monkeypatch.setattr(sample, "draw_photo_of", fail)
-    with pytest.raises(RuntimeError, match="no paint"):
+    monkeypatch.setattr(sample, "draw_photo", kill_itself)
+    monkeypatch.setattr(sample, "get_context", lambda _: get_context("fork"))  # finds this module
+    with pytest.raises(OSError, match="A process that drew photos was killed"):
         write_sample(path, **SMALL, processes=1)
     assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [
         ("sample.hdf5", b"old")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from projects.bioscan_clip.sample.photos import draw_photo, draw_photo_of
+from projects.bioscan_clip.sample.photos import draw_photo
 from projects.bioscan_clip.sample.taxonomy import grow_taxonomy
 from projects.bioscan_clip.sample.traits import evolve_traits
 
@@ -40,7 +40,7 @@ def test_file_sizes_are_those_of_real_photos(photos):
 
 def test_a_seed_gives_the_same_bytes(tree):
     looks = tree[1][0]
-    assert draw_photo(looks, (0, 1)) == draw_photo_of((looks, (0, 1)))
+    assert draw_photo(looks, (0, 1)) == draw_photo(looks, (0, 1))
     assert draw_photo(looks, (0, 1)) != draw_photo(looks, (0, 2))
 
 

@@ -33,30 +33,14 @@ BIN_COLUMNS: Final = ("uri", "dna_bin")
 """Where the Barcode Index Number is: `uri` in BIOSCAN-1M, `dna_bin` in BIOSCAN-5M. Optional."""
 
 SPLITS_1M: Final = (
-    "all_keys",
-    "seen_keys",
-    "val_unseen_keys",
-    "test_unseen_keys",
-    "no_split",
-    "no_split_and_seen_train",
-    "train_seen",
-    "single_species",
-    "val_seen",
-    "val_unseen",
-    "test_seen",
-    "test_unseen",
-)
+    "all_keys", "seen_keys", "val_unseen_keys", "test_unseen_keys", "no_split",
+    "no_split_and_seen_train", "train_seen", "single_species", "val_seen", "val_unseen",
+    "test_seen", "test_unseen",
+)  # fmt: skip
 SPLITS_5M: Final = (
-    "all_keys",
-    "seen_keys",
-    "unseen_keys",
-    "no_split_and_seen_train",
-    "val_seen",
-    "val_unseen",
-    "test_seen",
-    "test_unseen",
-    "other_heldout",
-)
+    "all_keys", "seen_keys", "unseen_keys", "no_split_and_seen_train", "val_seen", "val_unseen",
+    "test_seen", "test_unseen", "other_heldout",
+)  # fmt: skip
 
 Stage = Literal["val", "test"]
 Role = Literal["keys", "seen", "unseen", "tuning_seen", "tuning_unseen"]

@@ -263,12 +263,9 @@ def _warn_of_expensive_photos(split: HDF5Split) -> None:
     storage = split.photo_storage
     if storage is not None and storage.is_expensive:
         logger.warning(
-            "%s stores photos so that reading one of %s bytes reads %s bytes from disk. "
-            "`bioscan-clip data repack %s --out <file>` writes a file without this cost.",
-            split.path,
-            f"{storage.row_bytes:,}",
-            f"{storage.touched_bytes:,}",
-            split.path,
+            f"{split.path} stores photos so that reading one of {storage.row_bytes:,} bytes reads "
+            f"{storage.touched_bytes:,} bytes from disk. `bioscan-clip data repack {split.path} "
+            "--out <file>` writes a file without this cost."
         )
 
 

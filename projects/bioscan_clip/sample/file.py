@@ -1,23 +1,23 @@
 """A synthetic file in the BIOSCAN-1M schema: invented insects to try things on."""
 
-import multiprocessing
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.progress import track
 
 from projects.bioscan_clip.data_tools.cores import available_cores
 from projects.bioscan_clip.data_tools.splits import partition, rows_of_splits
 from projects.bioscan_clip.data_tools.writing import SplitSource, write_file
 from projects.bioscan_clip.datasets.names import SAMPLE_VOCABULARY, TaxonTokenizer
 from projects.bioscan_clip.datasets.schema import RANKS
-from projects.bioscan_clip.sample.photos import draw_photo_of
+from projects.bioscan_clip.files import progress
+from projects.bioscan_clip.sample.photos import draw_photo
 from projects.bioscan_clip.sample.specimens import collect_specimens
 from projects.bioscan_clip.sample.taxonomy import IntArray, grow_taxonomy
 from projects.bioscan_clip.sample.traits import TraitArray, evolve_traits
@@ -94,26 +94,24 @@ def _draw_photos(
     spool: IO[bytes], traits: TraitArray, seed: int, processes: int | None
 ) -> IntArray:
     """Append one JPEG per row of `traits` to a file and return their lengths."""
-    tasks = ((looks, (seed, number)) for number, looks in enumerate(traits, start=1))
     lengths = np.zeros(len(traits), dtype=np.int64)
-    with _mapped(tasks, processes or available_cores()) as photos:
-        shown = track(photos, "Drawing photos", len(traits), console=Console(stderr=True))
-        for specimen, jpeg in enumerate(shown):
-            lengths[specimen] = spool.write(jpeg)
+    seeds = [(seed, number) for number in range(1, len(traits) + 1)]
+    # Spawned, not forked: PyTorch may run threads here. The module of `draw_photo` is light.
+    pool = ProcessPoolExecutor(processes or available_cores(), get_context("spawn"))
+    try:
+        with progress("Drawing photos", len(traits)) as advance:
+            for specimen, jpeg in enumerate(pool.map(draw_photo, traits, seeds, chunksize=8)):
+                lengths[specimen] = spool.write(jpeg)
+                advance()
+    except BrokenProcessPool as error:
+        raise OSError(
+            "A process that drew photos was killed, perhaps for want of memory. Run the command "
+            "again."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
     spool.flush()
     return lengths
-
-
-@contextmanager
-def _mapped(
-    tasks: Iterable[tuple[TraitArray, tuple[int, ...]]], processes: int
-) -> Iterator[Iterable[bytes]]:
-    if processes == 1:
-        yield map(draw_photo_of, tasks)
-        return
-    # Spawned, not forked: PyTorch may run threads here. The module of `draw_photo_of` is light.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield pool.imap(draw_photo_of, tasks, chunksize=8)
 
 
 def _source(

@@ -52,11 +52,6 @@ def draw_photo(species: TraitArray, seed: tuple[int, ...]) -> bytes:
     return _expose(colour, rng)
 
 
-def draw_photo_of(task: tuple[TraitArray, tuple[int, ...]]) -> bytes:
-    """Call :func:`draw_photo` with the arguments in `task`, as ``Pool.imap`` passes them."""
-    return draw_photo(*task)
-
-
 def _background(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Return pale paper or liquid: an uneven tone, and some dust."""
     tone = rng.uniform(190, 238) + np.array([rng.normal(0, 3), 0, rng.normal(0, 5)])
