@@ -12,11 +12,12 @@ import torch
 from published_style import ROW_BYTES, SPLIT, published_style_file
 from rich.console import Console
 from rich.table import Table
+from timing import QUICK
 
 from projects.bioscan_clip.datasets.hdf5 import HDF5Split
 from projects.bioscan_clip.datasets.loader import WindowedSampler
 
-ROWS, WINDOW, BATCH = 32_768, 16_384, 400
+ROWS, WINDOW, BATCH = (64, 32, 16) if QUICK else (32_768, 16_384, 400)
 STORED = {"rows": {}, "chunks of the 5M builder": {"chunks": (32, 1850)}}
 
 
@@ -27,7 +28,7 @@ def orders() -> dict[str, np.ndarray]:
     return {
         "full shuffle": shuffled[:400],
         f"window of {WINDOW:,}": windowed[whole:],
-        "in order": np.arange(8_000),
+        "in order": np.arange(min(ROWS, 8_000)),
     }
 
 

@@ -14,21 +14,22 @@ from lightning import pytorch as L
 from memory import seconds_and_peak
 from rich.console import Console
 from rich.table import Table
+from timing import QUICK
 from torch.utils._pytree import tree_map
-from train_step import EXPERIMENT, ON_GPU, build, delivered_batch
+from train_step import EXPERIMENT, ON_GPU, OURS, build, delivered_batch
 
 from projects.bioscan_clip.datasets.transforms import finish_batch
 from projects.bioscan_clip.tasks import ChunkedContrastiveLoss
 
-BATCHES = (800, 3200, 12800) if ON_GPU else (200, 800)
-CHUNK = 400 if ON_GPU else 50
+BATCHES = (8,) if QUICK else (800, 3200, 12800) if ON_GPU else (200, 800)
+CHUNK = 4 if QUICK else 400 if ON_GPU else 50
 STEPS = 2  # the first one, which warms up, counts too
 
 
 def prepare(specimens: int, chunk: int | None) -> Callable[[], None]:
     """Return a few steps of a new model with one batch."""
     torch.manual_seed(0)
-    task = build("projects.bioscan_clip.tasks.BioscanPretraining")
+    task = build(OURS)
     task.loss_fn = ChunkedContrastiveLoss()
     task.gradient_cache_chunk = chunk
     batch = delivered_batch(specimens)

@@ -12,7 +12,7 @@ from mmlearn.datasets.core import CombinedDataset
 from published_style import SPLIT, UsualDataset, published_style_file
 from rich.console import Console
 from rich.table import Table
-from timing import shortest
+from timing import QUICK, shortest
 from torch.utils.data import DataLoader
 from torchvision.io import ImageReadMode, decode_image
 
@@ -20,7 +20,8 @@ from projects.bioscan_clip.datasets.loader import SpecimenLoader
 from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
 from projects.bioscan_clip.datasets.transforms import finish_batch
 
-SPECIMENS, BATCH, REPEATS = 8_000, 400, 3
+SPECIMENS, BATCH, REPEATS = (40, 20, 1) if QUICK else (8_000, 400, 3)
+WORKERS = (0, 1) if QUICK else (0, 1, 2)
 OF_THE_USUAL = 800  # which is as fast in a short pass as in a long one
 HEADINGS = ("", "workers", "usual", "ours", "", "of decoding", "MB/s", "all on the CPU", "")
 
@@ -75,7 +76,7 @@ def main() -> None:
         with h5py.File(path) as file:
             kilobytes = file[SPLIT]["image_mask"][:].mean() / 1e3
         for for_training in (True, False):
-            for workers in (0, 1, 2):
+            for workers in WORKERS:
                 usual, ours, finished = measure(path, for_training, workers)
                 table.add_row(
                     "training" if for_training else "evaluation",

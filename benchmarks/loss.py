@@ -14,13 +14,14 @@ from mmlearn.modules.losses import ContrastiveLoss
 from mmlearn.tasks.contrastive_pretraining import LossPairSpec
 from rich.console import Console
 from rich.table import Table
+from timing import QUICK
 from torch.nn import functional as F
 
 from projects.bioscan_clip.tasks import ChunkedContrastiveLoss
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
-BATCHES = (4096, 8192, 16384, 32768)
+BATCHES = (64,) if QUICK else (4096, 8192, 16384, 32768)
 WIDTH = 768
 PLAIN_BYTES = 28  # of mmlearn's loss per pair of specimens: similarities, their softmax, gradients
 PAIR = [LossPairSpec(("rgb", "dna"))]

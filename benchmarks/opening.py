@@ -9,11 +9,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 from rich.console import Console
+from timing import QUICK
 
 from projects.bioscan_clip.datasets.schema import RANKS, TEXT_IDS, TEXT_MASK
 from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
 
-ROWS, SPLIT = 1_000_000, "no_split_and_seen_train"
+ROWS, SPLIT = 5_000 if QUICK else 1_000_000, "no_split_and_seen_train"
 TAXA = {"order": 20, "family": 600, "genus": 3_500, "species": 8_500, "uri": 90_000}
 
 

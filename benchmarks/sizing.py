@@ -8,14 +8,15 @@ from lightning import pytorch as L
 from mmlearn.datasets.core import Modalities
 from rich.console import Console
 from rich.table import Table
+from timing import QUICK
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from train_step import build, delivered_batch
+from train_step import OURS, build, delivered_batch
 
 from projects.bioscan_clip.datasets.transforms import finish_batch
 
-SPECIMENS = 4
+SPECIMENS = 1 if QUICK else 4
 
 
 def operations(task: L.LightningModule, name: str) -> float:
@@ -52,7 +53,7 @@ def _kept_bytes(task: L.LightningModule, name: str, specimens: int) -> int:
 
 def main() -> None:
     torch.manual_seed(0)
-    task = build("projects.bioscan_clip.tasks.BioscanPretraining", "bioscan_1m")
+    task = build(OURS, "bioscan_1m")
     table = Table(title="One specimen in a training step of bioscan_1m, LoRA on query and value")
     for heading in ("", "GFLOP", "MB kept for the backward pass"):
         table.add_column(heading, justify="right")

@@ -1,8 +1,11 @@
 """Time a piece of work."""
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+QUICK = "--quick" in sys.argv  # sizes that show whether a benchmark runs, and nothing else
 
 
 def shortest(work: Callable[[], Any], repeats: int) -> float:

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from published_style import BARCODE_LENGTH, UsualTokenizer
 from rich.console import Console
-from timing import shortest
+from timing import QUICK, shortest
 
 from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
 
-BARCODES = 10_000
+BARCODES = 200 if QUICK else 10_000
 
 
 def main() -> None:

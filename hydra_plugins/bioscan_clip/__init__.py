@@ -32,11 +32,11 @@ def hidden() -> str | None:
     ours = find_spec("projects.bioscan_clip") if projects else None
     if any(Path(folder, "doctor.py").is_file() for folder in _folders(ours)):
         return None
+    where = " and ".join(_folders(projects)) or "Nothing"
     return (
-        f"{' and '.join(_folders(projects)) or 'Nothing'} is imported as `projects`, which hides the "
-        "project of `bioscan-clip`. If it is of a clone of mmlearn, take that off Python's path: "
-        "replace its editable install by `pip install 'mmlearn>=0.1.0,<0.2'`, and leave it out of "
-        "PYTHONPATH."
+        f"{where} is imported as `projects`, which hides the project of `bioscan-clip`. If it is "
+        "a clone of mmlearn's, take that off Python's path: replace its editable install by "
+        "`pip install 'mmlearn>=0.1.0,<0.2'`, and leave it out of PYTHONPATH."
     )
 
 
