@@ -122,13 +122,14 @@ def repack(
     force: Force = False,
 ) -> None:
     """Rewrite a file so that reading one photo costs one photo; run it again to resume."""
-    from projects.bioscan_clip.data_tools.repack import print_storage
+    from projects.bioscan_clip.data_tools.repack import photo_cost
     from projects.bioscan_clip.data_tools.repack import repack as repack_file
 
     check_output(out, [file], force)
     repack_file(file, out)
-    print_storage(file, out)
-    typer.echo(f"Every value of {out} is as in the source.")
+    typer.echo(f"Wrote {out}: every value is as in the source.")
+    if photo_cost(out) is not None:
+        typer.echo(f"To read one photo takes {photo_cost(out):,} bytes, not {photo_cost(file):,}.")
 
 
 @data.command()
@@ -209,7 +210,7 @@ def results(
         typer.Option("--format", help="How to write the table."),
     ] = "rich",
     out: Annotated[Path | None, typer.Option(help="A file to write it to.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    force: Force = False,
 ) -> None:
     """Print accuracies of runs, their mean and deviation, beside published figures."""
     from projects.bioscan_clip.reports.results_table import print_results

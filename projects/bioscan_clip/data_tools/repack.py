@@ -7,13 +7,15 @@ from typing import IO, Any
 import h5py
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.filesize import decimal
-from rich.table import Column as TableColumn
-from rich.table import Table
 
 from projects.bioscan_clip.data_tools.writing import SplitSource, identity_of, write_file
-from projects.bioscan_clip.datasets.hdf5 import Column, IntArray, open_file, photo_storage
+from projects.bioscan_clip.datasets.hdf5 import (
+    Column,
+    IntArray,
+    open_file,
+    own_member,
+    photo_storage,
+)
 from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH
 
 _ROWS_AT_ONCE = 1 << 16
@@ -69,27 +71,21 @@ def copy_rows(
             raise ValueError(f"{path} is damaged: {error}. Build or download it again.") from error
 
 
-def print_storage(*paths: Path) -> None:
-    """Print how HDF5 files store photos, and how many bytes are read for one."""
-    table = Table(TableColumn("File", overflow="fold"), "Size", "Photos", "Read for one photo")
-    for path in paths:
-        photos, cost = "none", "-"
-        with open_file(path) as file:
-            for images in [group[IMAGE] for group in file.values() if IMAGE in group][:1]:
-                photos = "rows" if images.chunks is None else f"chunks of {images.chunks}"
-                cost = decimal(photo_storage(images).touched_bytes)
-        table.add_row(str(path), decimal(path.stat().st_size), photos, cost)
-    Console().print(table)
+def photo_cost(path: Path) -> int | None:
+    """Return how many bytes of a file are read for one photo; None if it holds none."""
+    with open_file(path) as file:
+        photos = [group[IMAGE] for group in file.values() if IMAGE in group]
+        return photo_storage(photos[0]).touched_bytes if photos else None
 
 
 def _group(file: h5py.File, split: str) -> h5py.Group:
     """Return a group whose columns have one row per specimen each, in this file."""
-    group = file[split]
+    group = own_member(file, split)
     if not isinstance(group, h5py.Group):
         raise ValueError(f"{file.filename}: {split} is not a group, so this is no BIOSCAN file.")
     place, lengths = f"{file.filename}, split {split}", {}
     for name in group:
-        column = group[name]
+        column = own_member(group, name)
         if not isinstance(column, h5py.Dataset) or column.ndim == 0:
             raise ValueError(f"{place}: {name} does not have one row per specimen.")
         lengths[name] = len(column)

@@ -1,6 +1,7 @@
 """Whether a file has the splits and columns it should have, and values that make sense."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +19,7 @@ from projects.bioscan_clip.data_tools.checks.finding import (
     rows_with,
     text_at,
 )
+from projects.bioscan_clip.datasets.hdf5 import own_member
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
     BIN_COLUMNS,
@@ -101,13 +103,14 @@ def nearest_layout(splits: set[str]) -> str:
 def split_groups(file: h5py.File) -> dict[str, h5py.Group]:
     """Return the groups of a file, those of published files first and by what they are for.
 
-    Groups of other files, to which there are links, are left out.
+    Those that cannot be opened, or lie in another file, are left out.
     """
     groups = {}
     for name in file:
-        link = file.get(name, getlink=True)
-        if not isinstance(link, h5py.ExternalLink) and isinstance(file.get(name), h5py.Group):
-            groups[name] = file[name]
+        with suppress(ValueError):
+            member = own_member(file, name)
+            if isinstance(member, h5py.Group):
+                groups[name] = member
     known = [name for name in dict.fromkeys((*SPLITS_1M, *SPLITS_5M)) if name in groups]
     return {name: groups[name] for name in dict.fromkeys((*known, *groups))}
 
@@ -125,11 +128,9 @@ def check_splits(file: h5py.File) -> tuple[dict[str, h5py.Group], list[Finding]]
     findings = []
     for name in sorted(names - set(groups)):
         try:
-            if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
-                raise ValueError("it lies in another file")
-            file[name]
-        except HDF5_ERRORS as error:
-            findings.append(_error(f"the split {name} cannot be read ({error})"))
+            own_member(file, name)
+        except ValueError as error:
+            findings.append(_error(str(error).rstrip(".")))
     for name in sorted(names - set(LAYOUTS[layout])):
         kind = "split" if name in groups else "entry"
         message = f"{layout} has no {kind} of the name {name}"
@@ -199,7 +200,8 @@ def check_columns(
         try:
             column = _open_column(group, name, kind)
         except HDF5_ERRORS as error:
-            findings.append(_error(f"the column {name} {error}", split=split))
+            message = f"the column {name}: {error}".rstrip(".")
+            findings.append(_error(message, split=split))
         else:
             usable[name] = column
     lengths = {name: len(column) for name, column in usable.items()}
@@ -217,21 +219,12 @@ def check_columns(
 
 def _open_column(group: h5py.Group, name: str, kind: _Kind) -> h5py.Dataset:
     """Return a column; raise one of ``HDF5_ERRORS`` that says what is wrong with it."""
-    if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
-        raise ValueError("lies in another file")
-    try:
-        column = group[name]
-        is_dataset = isinstance(column, h5py.Dataset)
-        shown = f"{column.dtype}, shape {column.shape}" if is_dataset else "no dataset"
-        fits = is_dataset and column.shape is not None and kind.fits(column)
-        is_elsewhere = fits and (column.external or column.is_virtual)
-    except HDF5_ERRORS as error:
-        raise ValueError(f"cannot be read ({error})") from error
-    if not fits:
-        raise ValueError(f"should be {kind.words}, but is {shown}")
-    if is_elsewhere:
-        raise ValueError("lies in another file")
-    return column
+    column = own_member(group, name)
+    is_dataset = isinstance(column, h5py.Dataset)
+    if is_dataset and column.shape is not None and kind.fits(column):
+        return column
+    shown = f"{column.dtype}, shape {column.shape}" if is_dataset else "no dataset"
+    raise ValueError(f"it should be {kind.words}, but is {shown}")
 
 
 def _gravity(column: str, there: set[str]) -> Severity:
