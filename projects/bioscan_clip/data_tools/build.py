@@ -7,17 +7,16 @@ for the file, so that no second copy of them is kept.
 import csv
 import multiprocessing
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -25,13 +24,12 @@ from rich.table import Table
 from projects.bioscan_clip.data_tools.checks.photos import check_picture
 from projects.bioscan_clip.data_tools.cores import available_cores
 from projects.bioscan_clip.data_tools.published import (
-    Barcodes,
     DatasetName,
     IntArray,
+    Names,
     Published,
     read_published,
 )
-from projects.bioscan_clip.data_tools.texts import DEFAULT_TOKENIZER, tokenize_taxa
 from projects.bioscan_clip.data_tools.writing import (
     SplitSource,
     add_to_journal,
@@ -39,7 +37,8 @@ from projects.bioscan_clip.data_tools.writing import (
     read_journal,
     write_file,
 )
-from projects.bioscan_clip.datasets.schema import BARCODE, IDENTIFIERS
+from projects.bioscan_clip.datasets.names import TaxonTokenizer
+from projects.bioscan_clip.datasets.schema import BARCODE, IDENTIFIERS, RANKS
 from projects.bioscan_clip.files import check_output, progress, write_whole
 
 _PICTURES_LOOKED_AT = 200
@@ -58,8 +57,6 @@ class Built:
         Specimens of each split.
     pictures : int
         Pictures in the file.
-    seconds : float
-        How long this call took.
     left_out : pathlib.Path or None
         The list of specimens that the file lacks, for want of a picture; None if it lacks none.
     n_left_out : int
@@ -68,7 +65,6 @@ class Built:
 
     specimens: Mapping[str, int]
     pictures: int
-    seconds: float
     left_out: Path | None
     n_left_out: int
 
@@ -79,7 +75,7 @@ def build(
     out: Path,
     image_package: str = "cropped_256",
     processes: int | None = None,
-    text_tokenizer: str = DEFAULT_TOKENIZER,
+    text_tokenizer: str = "prajjwal1/bert-small",
     force: bool = False,
 ) -> Built:
     """Build a file, or resume building it after a kill.
@@ -121,12 +117,11 @@ def build(
     OSError
         If the disk has too little room, or a process is killed.
     """
-    start = time.monotonic()
     left_out = out.with_name(f"{out.stem}.left_out.csv")
     for path in (out, left_out):
         check_output(path, [*root.glob("bioscan?m/*"), *root.glob("bioscan1m/CLIBD*/*")], force)
     published = read_published(dataset, root, image_package)
-    tokens = tokenize_taxa(published.names, text_tokenizer)
+    tokens = _tokenize(published.names, text_tokenizer)
     identity = f"{dataset} {image_package} {identity_of(published.metadata)} {text_tokenizer}"
     paths = [published.photo_folder / photo for photo in published.photos]
 
@@ -142,8 +137,7 @@ def build(
             f"{published.photos.iloc[0]} {checked[0]}."
         )
     rows = {name: rows[usable[rows]] for name, rows in published.splits.items()}
-    with TemporaryFile(dir=out.parent) as spool, ThreadPoolExecutor(_READERS) as readers:
-        barcodes = published.spool_barcodes(spool)
+    with ThreadPoolExecutor(_READERS) as readers:
 
         def read_pictures(specimens: IntArray) -> list[npt.NDArray[np.uint8]]:
             chosen = [paths[each] for each in specimens]
@@ -157,7 +151,7 @@ def build(
             return [np.frombuffer(content, dtype=np.uint8) for content in contents]
 
         sources = {
-            name: _source(chosen, published, tokens, barcodes, lengths, read_pictures)
+            name: _source(chosen, published, tokens, lengths, read_pictures)
             for name, chosen in rows.items()
         }
         write_file(out, sources, identity=identity)
@@ -168,7 +162,6 @@ def build(
     return Built(
         counts,
         int(usable.sum()),
-        time.monotonic() - start,
         None if usable.all() else left_out,
         int((~usable).sum()),
     )
@@ -185,7 +178,7 @@ def print_built(built: Built, out: Path, console: Console | None = None) -> None
     console.print(table)
     console.print(
         f"Wrote {escape(str(out))}: {built.pictures:,} pictures, "
-        f"{out.stat().st_size / 1e9:,.2f} GB, {built.pictures / built.seconds:,.0f} pictures/s",
+        f"{out.stat().st_size / 1e9:,.2f} GB",
         soft_wrap=True,
     )
     if built.left_out is not None:
@@ -247,21 +240,39 @@ def _list_left_out(path: Path, published: Published, checked: Sequence[int | str
                 writer.writerow([*ids, picture, reason])
 
 
+def _tokenize(names: Mapping[str, Names], tokenizer: str) -> tuple[dict[str, IntArray], IntArray]:
+    """Tokenize the names of N specimens, each of the K distinct ones once.
+
+    A specimen's text is its order, family, genus and species with a space between them, and
+    ``not_classified`` where one is unknown. Return the schema's three columns of the distinct
+    names, int64, shape ``(K, 20)`` each, and which of them each specimen has, int64 ``(N,)``.
+    """
+    combined = np.zeros(len(names[RANKS[0]].codes), dtype=np.int64)
+    for rank in RANKS:  # numbers with one digit per rank
+        combined = combined * len(names[rank].distinct) + names[rank].codes
+    positions, distinct = pd.factorize(combined)
+    examples = np.empty(len(distinct), dtype=np.int64)
+    examples[positions] = np.arange(len(positions))
+    columns = [names[rank].distinct[names[rank].codes[examples]].tolist() for rank in RANKS]
+    texts = [b" ".join(parts).decode() for parts in zip(*columns, strict=True)]
+    return TaxonTokenizer.from_pretrained(tokenizer)(texts), positions.astype(np.int64)
+
+
 def _source(
     rows: IntArray,
     published: Published,
     tokens: tuple[dict[str, IntArray], IntArray],
-    barcodes: Barcodes,
     lengths: IntArray,
     read_pictures: Callable[[IntArray], list[npt.NDArray[np.uint8]]],
 ) -> SplitSource:
     """Return the specimens of one split."""
     distinct_tokens, token_rows = tokens
+    longest = max(1, int(published.barcodes.str.len().max()))
 
     def read(block: slice) -> dict[str, npt.NDArray[Any]]:
         chosen = rows[block]
         return {
-            BARCODE: barcodes.read(chosen),
+            BARCODE: np.array(published.barcodes.iloc[chosen].tolist(), dtype=f"S{longest}"),
             **{name: column[chosen] for name, column in published.identifiers.items()},
             **{name: each.distinct[each.codes[chosen]] for name, each in published.names.items()},
             **{name: table[token_rows[chosen]] for name, table in distinct_tokens.items()},

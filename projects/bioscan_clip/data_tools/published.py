@@ -1,10 +1,9 @@
 """The published metadata of BIOSCAN-1M and BIOSCAN-5M, read with the `bioscan-dataset` package."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +40,6 @@ _SPLITS_5M: Final = {
     "test_unseen": ("test_unseen",),
     "other_heldout": ("other_heldout",),
 }
-_ROWS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Published:
-    """What the metadata say of N specimens, in their order; barcodes are read when needed.
+    """What the metadata say of N specimens.
 
     Attributes
     ----------
@@ -72,79 +70,27 @@ class Published:
         Where the pictures are.
     photos : sequence of str
         Path of each specimen's picture in that folder.
+    barcodes : sequence of bytes
+        Their barcodes as they are published; empty where there is none.
     names : dict of str to Names
         The four ranks and the Barcode Index Number.
     identifiers : dict of str to numpy.ndarray
         ``sampleid``, ``processid`` and ``image_file``: bytes, shape ``(N,)``.
     splits : dict of str to numpy.ndarray
         Ascending positions of each split's specimens, int64.
-    id_column, barcode_column : str
-        What the metadata call the specimen, without doubt, and its barcode.
     """
 
     metadata: Path
     photo_folder: Path
     photos: "pd.Series[str]"
+    barcodes: "pd.Series[Any]"
     names: Mapping[str, Names]
     identifiers: Mapping[str, npt.NDArray[np.bytes_]]
     splits: Mapping[str, IntArray]
-    id_column: str
-    barcode_column: str
 
     def __len__(self) -> int:
         """Return the number of specimens."""
         return len(self.photos)
-
-    def spool_barcodes(self, spool: IO[bytes]) -> "Barcodes":
-        """Write the barcodes to a file, end to end; the metadata may name specimens in any order.
-
-        Parameters
-        ----------
-        spool : file object
-            Empty, open for binary reading and writing.
-
-        Returns
-        -------
-        Barcodes
-            What reads them again.
-        """
-        separator = "\t" if self.metadata.suffix == ".tsv" else ","
-        columns = [self.id_column, self.barcode_column]
-        places = pd.Index(self.identifiers[self.id_column].tolist())
-        starts, lengths = np.zeros((2, len(self)), dtype=np.int64)
-        with pd.read_csv(
-            self.metadata, sep=separator, usecols=columns, dtype=str, chunksize=_ROWS_AT_ONCE
-        ) as chunks:
-            for chunk in chunks:
-                rows = places.get_indexer(pd.Index(_as_bytes(chunk[self.id_column]).tolist()))
-                texts = chunk[self.barcode_column].fillna("")
-                for row, barcode in zip(rows, texts, strict=True):
-                    starts[row], lengths[row] = spool.tell(), spool.write(barcode.encode())
-        spool.flush()
-        return Barcodes(spool, starts, lengths)
-
-
-@dataclass(frozen=True)
-class Barcodes:
-    """The barcodes of N specimens in a file.
-
-    Attributes
-    ----------
-    spool : file object
-        Holds them end to end.
-    starts, lengths : numpy.ndarray
-        int64, shape ``(N,)``: where each is.
-    """
-
-    spool: IO[bytes]
-    starts: IntArray
-    lengths: IntArray
-
-    def read(self, specimens: IntArray) -> npt.NDArray[np.bytes_]:
-        """Return barcodes of specimens, bytes, shape ``(B,)``, as wide as the longest of all."""
-        places = zip(self.starts[specimens], self.lengths[specimens], strict=True)
-        texts = [os.pread(self.spool.fileno(), length, start) for start, length in places]
-        return np.array(texts, dtype=f"S{max(1, int(self.lengths.max(initial=1)))}")
 
 
 def read_published(dataset: DatasetName, root: Path, image_package: str) -> Published:
@@ -180,8 +126,7 @@ def read_published(dataset: DatasetName, root: Path, image_package: str) -> Publ
         table = _load_1m(metadata) if dataset == "1m" else _load_5m(metadata)
     except (ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{metadata} is not as published: {error}") from error
-    id_column = "sampleid" if dataset == "1m" else "processid"
-    _check_identifiers(metadata, table, id_column)
+    _check_identifiers(metadata, table)
     if dataset == "1m":
         members = {path.stem: table["sampleid"].isin(_read_ids(path)) for path in lists}
     else:
@@ -191,15 +136,14 @@ def read_published(dataset: DatasetName, root: Path, image_package: str) -> Publ
         metadata,
         photo_folder,
         table["photo"],
+        table["nucraw" if dataset == "1m" else "dna_barcode"].fillna("").str.encode("utf-8"),
         {column: _names(table[column]) for column in (*RANKS, bin_column)},
         {column: _as_bytes(table[column]) for column in IDENTIFIERS},
         {name: np.flatnonzero(chosen) for name, chosen in members.items()},
-        id_column,
-        "nucraw" if dataset == "1m" else "dna_barcode",
     )
 
 
-def _check_identifiers(metadata: Path, table: pd.DataFrame, id_column: str) -> None:
+def _check_identifiers(metadata: Path, table: pd.DataFrame) -> None:
     """Raise a ValueError if a specimen lacks an identifier, or is there twice."""
     for column in IDENTIFIERS:
         empty = np.flatnonzero(table[column].isna())
@@ -208,20 +152,23 @@ def _check_identifiers(metadata: Path, table: pd.DataFrame, id_column: str) -> N
                 f"{metadata}, line {empty[0] + 2}: there is no {column}. So it is in "
                 f"{len(empty):,} lines; fill it in, or delete these lines."
             )
-    twice = table[table[id_column].duplicated(keep=False)]
+    column = "sampleid" if "clibd_split" in table else "processid"
+    twice = table[table[column].duplicated(keep=False)]
     if len(twice):
-        name = twice[id_column].iloc[0]
-        where = f"{metadata}: the {id_column} {name} is there more than once"
+        name = twice[column].iloc[0]
+        where = f"{metadata}: the {column} {name} is there more than once"
         if "clibd_split" in table:
-            lists = twice["clibd_split"][twice[id_column] == name]
+            lists = twice["clibd_split"][twice[column] == name]
             where += f" or in more than one list ({', '.join(lists)})"
-        raise ValueError(f"{where}. A specimen has one row and is in one list; delete the others.")
+        raise ValueError(f"{where}. A specimen has one row and one list; delete the others.")
 
 
 def _load_1m(metadata: Path) -> pd.DataFrame:
-    columns = [column for column in bioscan1m.USECOLS if column != "nucraw"]
     table: pd.DataFrame = load_bioscan1m_metadata(
-        str(metadata), max_nucleotides=None, partitioning_version="clibd", usecols=columns
+        str(metadata),
+        max_nucleotides=None,
+        partitioning_version="clibd",
+        usecols=bioscan1m.USECOLS,
     )
     folders = "part" + table["chunk_number"].astype(str) + "/"
     return table.assign(photo=folders + table["image_file"])
@@ -232,8 +179,7 @@ def _read_ids(path: Path) -> "pd.Series[str]":
 
 
 def _load_5m(metadata: Path) -> pd.DataFrame:
-    needed = [*bioscan5m.USECOLS, "sampleid"]
-    columns = [column for column in needed if column != "dna_barcode"]
+    columns = [*bioscan5m.USECOLS, "sampleid"]
     table: pd.DataFrame = load_bioscan5m_metadata(
         str(metadata), max_nucleotides=None, usecols=columns
     )

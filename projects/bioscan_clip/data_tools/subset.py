@@ -138,17 +138,16 @@ def choose_specimens(
 ) -> BoolArray:
     """Choose whole species, and specimens without a species label one by one.
 
-    - Specimens fall into kinds: those of seen species, those of unseen species for validation and
-      for test, and the others, by the splits they are in and by whether their species is known.
-      Each kind gets its share of `n_specimens`, and more where that could not fill all its splits.
-    - Of each kind, a few species that together are in all its splits come first. Then species are
-      drawn at random and kept whole if they fit into what is left of the kind's share; one more is
-      thinned to fill it.
-    - A species that is thinned keeps a specimen of every set of splits that its specimens are in:
-      if it has keys, it keeps a key, and if it is trained on, it still is.
+    - Species fall into kinds: seen ones, unseen ones for validation and for test, and the others,
+      by the splits they are in and by whether they are known. They are drawn at random, from all
+      kinds alike, so that the share of each kind among the specimens stays.
+    - Of each kind, a few species that together are in all its splits are sure to be chosen.
+    - Species are kept whole, but for the last one that is drawn, and those that are there for their
+      splits only. A species that is thinned keeps a specimen of every set of splits that its
+      specimens are in: if it has keys, it keeps a key, and if it is trained on, it still is.
 
-    So no more than `n_specimens` are kept, and fewer only where what is left of a share, a handful,
-    is too little for one more species.
+    So no more than `n_specimens` are kept, and fewer only where what is left, a handful, is too
+    little for one more species.
 
     Parameters
     ----------
@@ -187,19 +186,25 @@ def choose_specimens(
     np.bitwise_or.at(ranges, taxa, membership)
     kind = _kinds(ranges, np.isin(np.arange(len(sizes)), taxa[species == UNKNOWN]), splits)
 
-    kinds = [rng.permutation(np.flatnonzero(kind == each)) for each in np.unique(kind)]
-    covers = [_cover(members, ranges, cores) for members in kinds]
-    fewest = np.array([cores[cover].sum() for cover in covers], dtype=np.int64)
-    if n_specimens < fewest.sum():
+    drawn, taken = np.zeros(len(sizes)), np.zeros(len(sizes), dtype=np.int64)
+    for each in np.unique(kind):
+        members = rng.permutation(np.flatnonzero(kind == each))
+        cover = _cover(members, ranges, cores)
+        taken[cover] = cores[cover]
+        members = np.concatenate([cover, members[~np.isin(members, cover)]])
+        # Where in its kind a species comes, from 0 to 1, to draw from all kinds alike.
+        drawn[members] = (np.cumsum(sizes[members]) - sizes[members] / 2) / sizes[members].sum()
+    left = n_specimens - int(taken.sum())
+    if left < 0:
         raise ValueError(
             f"{n_specimens} specimens cannot fill every split of the file and keep keys and "
-            f"training specimens of their species. Choose at least {fewest.sum()}."
+            f"training specimens of their species. Choose at least {taken.sum()}."
         )
-    held = np.array([sizes[members].sum() for members in kinds])
-    budgets = _apportion(n_specimens, held * (n_specimens / max(1, len(species))), fewest)
-    taken = np.zeros(len(sizes), dtype=np.int64)
-    for members, cover, budget in zip(kinds, covers, budgets.tolist(), strict=True):
-        _take(taken, members, cover, budget, sizes, cores)
+    for one in np.argsort(drawn, kind="stable").tolist():
+        more = min(int(sizes[one] - taken[one]), left)
+        if taken[one] + more >= cores[one]:
+            taken[one] += more
+            left -= more
     kept: BoolArray = position < taken[taxa]
     return kept
 
@@ -227,25 +232,17 @@ def _kinds(ranges: IntArray, is_unlabelled: BoolArray, splits: tuple[str, ...]) 
 
     Unseen ones for validation and for test are kinds of their own, so that neither is forgotten.
     """
-    unseen = [split for split in splits if "unseen" in split]
-    seen = [s for s in splits if "seen" in s and s not in unseen and not s.startswith("no_split")]
-    for_validation = [split for split in unseen if split.startswith("val")]
-    for_test = [split for split in unseen if split.startswith("test")]
 
-    def is_in(some: list[str]) -> BoolArray:
-        bits = sum(1 << splits.index(split) for split in some)
+    def is_in(start: str) -> BoolArray:
+        """Return which species are in a split whose name begins so."""
+        bits = sum(1 << i for i, split in enumerate(splits) if split.startswith(start))
         found: BoolArray = (ranges & bits) != 0
         return found
 
+    is_val, is_test = is_in("val_unseen"), is_in("test_unseen")
+    is_seen = is_in("val_seen") | is_in("test_seen") | is_in("train_seen") | is_in("seen_keys")
     kinds: IntArray = np.select(
-        [
-            is_unlabelled,
-            is_in(for_validation) & is_in(for_test),
-            is_in(for_validation),
-            is_in(for_test),
-            is_in(unseen),
-            is_in(seen),
-        ],
+        [is_unlabelled, is_val & is_test, is_val, is_test, is_in("unseen_keys"), is_seen],
         [2 * ranges + 1, -1, -2, -3, -4, -5],
         default=2 * ranges,
     )
@@ -264,37 +261,3 @@ def _cover(members: IntArray, ranges: IntArray, cores: IntArray) -> IntArray:
         cover.append(candidates[best])
         missing &= ~best
     return np.array(cover, dtype=np.int64)
-
-
-def _apportion(total: int, shares: npt.NDArray[np.float64], fewest: IntArray) -> IntArray:
-    """Return whole numbers that add up to `total`, near `shares` and nowhere below `fewest`."""
-    spare = total - int(fewest.sum())
-    weights = np.maximum(shares - fewest, 0)
-    ideal = spare * weights / max(weights.sum(), 1e-9)
-    parts = ideal.astype(np.int64)
-    largest = np.argsort(parts - ideal, kind="stable")
-    parts[largest[: spare - int(parts.sum())]] += 1
-    budgets: IntArray = fewest + parts
-    return budgets
-
-
-def _take(
-    taken: IntArray,
-    members: IntArray,
-    cover: IntArray,
-    budget: int,
-    sizes: IntArray,
-    cores: IntArray,
-) -> None:
-    """Set how many specimens each species of a kind keeps."""
-    taken[cover] = cores[cover]
-    left = budget - int(taken[cover].sum())
-    for one in [*cover.tolist(), *members.tolist()]:
-        more = sizes[one] - taken[one]
-        if more <= left:
-            taken[one] += more
-            left -= more
-    for one in members.tolist():
-        if taken[one] < sizes[one] and max(1, cores[one] - taken[one]) <= left:
-            taken[one] += left
-            return
