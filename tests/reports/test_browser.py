@@ -68,7 +68,9 @@ def test_menu_of_pairs(page, evaluation):
     section = page.locator("#accuracy")
     section.locator(".updatemenu-header").click()
     section.locator(".updatemenu-dropdown-button", has_text="barcode → barcode").first.click()
-    values = section.locator(".js-plotly-plot").evaluate("plot => plot.data.map(one => one.y)")
+    values = section.locator(".js-plotly-plot").evaluate(
+        "plot => plot._fullData.filter(one => one.visible === true).map(one => Array.from(one.y))"
+    )
     numbers = evaluation.numbers()
     expected = [
         [

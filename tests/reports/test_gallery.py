@@ -11,10 +11,10 @@ from projects.bioscan_clip.scoring.neighbours import Match
 
 
 def queries(right: int, wrong: int) -> pd.DataFrame:
-    names = {f"{side}_{rank}": "same" for side in ("true", "found") for rank in RANKS}
+    names = {f"{side}_{rank}": "same" for side in ("true", "predicted") for rank in RANKS}
     table = pd.DataFrame([names] * (right + wrong), dtype="string")
-    table.loc[right:, "found_species"] = "other"
-    return table.assign(split="seen", row=range(right + wrong))
+    table.loc[right:, "predicted_species"] = "other"
+    return table.assign(split="seen")
 
 
 def test_half_of_the_queries_are_right_where_there_are_enough():
@@ -36,14 +36,14 @@ def test_queries_without_a_name_are_not_chosen():
 def test_finest_rank_with_names_decides():
     table = queries(3, 3)
     table["true_species"] = pd.NA
-    table.loc[:1, "found_genus"] = "other"
+    table.loc[:1, "predicted_genus"] = "other"
     chosen = choose_queries(table, 2)
     assert chosen[0] >= 2
     assert chosen[1] < 2
 
 
 def test_entries_show_neighbours(evaluation, specimens):
-    entries = gallery(evaluation)
+    entries = list(gallery(evaluation))
     assert [entry.split for entry in entries] == ["seen"] * 6 + ["unseen"] * 6
     for entry in entries:
         table = specimens[entry.split].table

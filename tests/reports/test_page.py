@@ -1,3 +1,4 @@
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -8,10 +9,11 @@ import pytest
 import torch
 
 from projects.bioscan_clip.datasets.schema import RANKS
-from projects.bioscan_clip.reports.page import write_page
+from projects.bioscan_clip.reports.page import log_page, title, write_page
 from projects.bioscan_clip.reports.results import load_published
 from projects.bioscan_clip.scoring.accuracy import mistake_table
 from projects.bioscan_clip.scoring.evaluation import evaluate
+from projects.bioscan_clip.tasks.loggers import OfflineFallbackWandbLogger
 
 NAMES = {("rgb", "dna"): "photo → barcode", ("rgb", "rgb"): "photo → photo"}
 
@@ -134,10 +136,30 @@ def test_says_what_was_evaluated(evaluation, page_of, about):
     page = page_of(evaluation)
     assert "bioscan_sample_test" in page.text
     assert "/runs/a/checkpoints/best.ckpt" in page.text
-    assert re.search(r"seed\s*7", page.text)
+    assert re.search(r"seed of the training\s*7", page.text)
     assert "restricted to" not in page.text  # as it was not
-    about["restrict_to"] = {"order": ["Diptera", "Odonata"], "family": ["Culicidae"]}
-    assert "restricted toorder Diptera or Odonata and family Culicidae" in page_of(evaluation).text
+    assert "Not trained" not in page.text
+    about["restrict_to"] = {"order": ["Diptera", "Coleoptera"], "family": "Culicidae"}
+    about["left_out"] = {"keys": 1200, "seen": 3, "unseen": 0, "tuning_seen": 5}
+    about["untrained"] = True
+    text = page_of(evaluation).text
+    assert "restricted tothe order Diptera or Coleoptera and the family Culicidae" in text
+    assert "1,200 keys, 3 queries of seen species, 0 queries of unseen species" in text
+    assert "Random weights were scored" in text
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"experiment": "mine", "checkpoint": "/runs/a/checkpoints/best.ckpt"}, "mine"),
+        ({"checkpoint": "/runs/a/checkpoints/best.ckpt", "file": "f.hdf5"}, "a"),
+        ({"checkpoint": None, "file": "f.hdf5"}, "f.hdf5"),
+        ({"checkpoint": "best.ckpt", "file": "f.hdf5"}, "f.hdf5"),
+        ({}, "Evaluation"),
+    ],
+)
+def test_page_is_called_by_its_experiment_or_run(told, expected):
+    assert title(told) == expected
 
 
 def test_mistakes_and_decisions_are_shown(evaluation, page_of):
@@ -242,3 +264,29 @@ def test_without_names_at_a_rank(specimens, page_of, make_specimens, unknown):
     page = page_of(evaluate(sets), full=True)
     assert f"No query has a known {' or '.join(unknown)}." in page.text
     assert "nan" not in re.findall(r"[a-z]+", page.text)
+
+
+@pytest.fixture
+def logger(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logger = OfflineFallbackWandbLogger("a run", tmp_path, "a project")
+    yield logger
+    logger.finalize("success")
+
+
+def test_tables_figures_and_page_are_logged(logger, evaluation, tmp_path, about):
+    path = tmp_path / "report.html"
+    shown = write_page(evaluation, about, path, full=False)
+    log_page([logger.experiment], evaluation, path, shown)
+    logged = dict(logger.experiment.summary)
+    kinds = {name: logged[name]["_type"] for name in logged if name.startswith("report/")}
+    assert kinds["report/metrics"] == "table-file"
+    assert kinds["report/confused_species"] == "table-file"
+    assert kinds["report/accuracy"] == kinds["report/classes"] == "plotly-file"
+    assert kinds["report/page"] == "html-file"
+    assert {f"report/{name}" for name in shown.plots} <= set(kinds)
+    folder = next((tmp_path / "wandb").glob("offline-run-*")) / "files"
+    table = json.loads((folder / logged["report/metrics"]["path"]).read_text())
+    assert table["columns"] == list(evaluation.metrics.columns)
+    assert len(table["data"]) == len(evaluation.metrics)
+    assert (folder / logged["report/page"]["path"]).read_text("utf-8") == path.read_text("utf-8")

@@ -19,7 +19,7 @@ from projects.bioscan_clip.data_tools.describe import (
     species_table,
     taxon_counts,
 )
-from projects.bioscan_clip.reports.plot import NEUTRAL, SEEN, SHADES, UNSEEN, Plot, style
+from projects.bioscan_clip.reports.html import NEUTRAL, SEEN, SHADES, UNSEEN, Plot, style
 
 _COLOURS: Final = {
     "training": "#0072b2",

@@ -261,7 +261,7 @@ def _write(
 ) -> list[Path]:
     """Write tables and the page, and log what they show."""
     # Plots take a second to import, which those who do not ask for a page should not wait for.
-    from projects.bioscan_clip.reports.page import write_page
+    from projects.bioscan_clip.reports.page import log_page, write_page
 
     page, table = folder / "report.html", folder / "metrics.csv"
     files = [
@@ -270,12 +270,9 @@ def _write(
         _save_json(about, folder / "evaluation.json"),
     ]
     shown = write_page(evaluation, about, page, full=report == "full", published=load_published())
-    files.append(page)
     if loggers:
-        from projects.bioscan_clip.reports.wandb import log_report
-
-        log_report(loggers, evaluation, files, shown)
-    return files
+        log_page(loggers, evaluation, page, shown)
+    return [*files, page]
 
 
 def _save_json(values: Mapping[str, Any], path: Path) -> Path:

@@ -1,42 +1,112 @@
 """Embeddings on a plane: how orders part, and how photos and barcodes meet."""
 
-from collections.abc import Collection
+import logging
 from html import escape
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import plotly.graph_objects as go
+import plotly.express as px
 import torch
 from torch.nn import functional as F
 
 from projects.bioscan_clip.datasets.schema import RANKS
-from projects.bioscan_clip.reports.menu import menu, show_only
-from projects.bioscan_clip.reports.plot import Plot, style
-from projects.bioscan_clip.reports.wording import FEATURES
+from projects.bioscan_clip.reports.html import Plot, menu_of, style
+from projects.bioscan_clip.reports.plots import FEATURES
 from projects.bioscan_clip.scoring.evaluation import Evaluation
-from projects.bioscan_clip.scoring.specimens import Specimens
+from projects.bioscan_clip.scoring.specimens import MODALITIES, Specimens
 
 POINTS: Final = 5000
 FEWEST: Final = 30
-"""Points below which a map tells nothing."""
+"""Vectors below which a map tells nothing."""
 
 _OF_EACH_ORDER = 25
+_NEIGHBOURS = 10
 _SEED = 0
 _ORDERS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f6bb3")
-_OTHER = "#9aa5b1"
-_UNKNOWN = "unknown"
+_OTHER = "other or unknown"
 _MODALITIES = {
-    "rgb": ("#0072b2", "circle"),
-    "dna": ("#e69f00", "diamond"),
-    "text": ("#009e73", "x"),
+    "photo": ("#0072b2", "circle"),
+    "barcode": ("#e69f00", "diamond"),
+    "name": ("#009e73", "x"),
 }
 
-Rows = npt.NDArray[np.int64]
+
+def map_plot(evaluation: Evaluation) -> Plot | None:
+    """Draw keys and queries on a plane by PaCMAP; None if there are too few.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        What was embedded. Modalities whose dimension is not the first one's are left out.
+    """
+    sets = [evaluation.keys, *evaluation.queries.values()]
+    orders = pd.concat([each.names["order"] for each in sets], ignore_index=True)
+    modalities = _comparable(sets)
+    if not modalities or len(orders) * len(modalities) < FEWEST:
+        return None
+    rows = choose_rows(orders, POINTS // len(modalities))
+    ends = np.cumsum([len(each) for each in sets])
+    parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
+    chosen = Specimens.concatenate(
+        [
+            each[torch.from_numpy(part - end + len(each))]
+            for each, part, end in zip(sets, parts, ends, strict=True)
+        ]
+    )
+    vectors = torch.cat([chosen.modalities[name].float().cpu() for name in modalities])
+    points = pd.DataFrame(flatten(F.normalize(vectors, dim=1).numpy(), _SEED), columns=["x", "y"])
+    names = chosen.names[list(reversed(RANKS))].astype(object)
+    finest = names.bfill(axis=1).iloc[:, 0].fillna("unknown").map(escape)
+    common = orders.value_counts().index[: len(_ORDERS)]
+    order = chosen.names["order"].astype(object).where(chosen.names["order"].isin(common), _OTHER)
+    points["modality"] = np.repeat([FEATURES[name] for name in modalities], len(rows))
+    points["name"] = np.tile(finest, len(modalities))
+    points["order"] = np.tile(order.map(escape), len(modalities))
+    colours = dict(zip(map(escape, common), _ORDERS, strict=False)) | {_OTHER: "#9aa5b1"}
+    views = {"by order": _coloured(points, "order", colours)}
+    sentence = (
+        f"{len(rows):,} of {len(orders):,} specimens, once for each of "
+        f"{', '.join(points['modality'].unique())}, laid on a plane so that neighbours stay "
+        "neighbours (PaCMAP). Well-trained embeddings show islands of one colour; distances "
+        "between islands mean little."
+    )
+    if len(modalities) > 1:
+        shades = {name: colour for name, (colour, _) in _MODALITIES.items()}
+        views["by modality"] = _coloured(points, "modality", shades)
+        sentence += (
+            " The menu colours the same points by modality: where these colours lie apart, the "
+            "modalities of one insect are not yet at the same place."
+        )
+    figure = menu_of(views)
+    style(figure, "", "", height=620)
+    for axes in (figure.update_xaxes, figure.update_yaxes):
+        axes(showticklabels=False, showgrid=False, zeroline=False)
+    figure.update_layout(margin={"r": 10}, legend={"itemsizing": "constant"})
+    return Plot("Map of the embeddings", figure, sentence)
 
 
-def choose_rows(orders: pd.Series, count: int, seed: int = _SEED) -> Rows:
+def _comparable(sets: list[Specimens]) -> list[str]:
+    """Return the modalities that all sets have, and that are of one dimension."""
+    common = [name for name in MODALITIES if all(name in each.modalities for each in sets)]
+    widths = {name: sets[0].modalities[name].shape[1] for name in common}
+    return [name for name in common if widths[name] == widths[common[0]]]
+
+
+def _coloured(points: pd.DataFrame, by: str, colours: dict[str, str]) -> Any:
+    figure = px.scatter(
+        points, x="x", y="y", color=by, color_discrete_map=colours, hover_name="name",
+        category_orders={by: list(colours)}, custom_data="modality", opacity=0.7,
+    )  # fmt: skip
+    figure.update_traces(hovertemplate="%{hovertext}", marker_size=5)
+    for trace in figure.data:  # a mark for every modality, whatever the colour
+        trace.marker.symbol = [_MODALITIES[modality][1] for (modality,) in trace.customdata]
+        trace.customdata = None
+    return figure
+
+
+def choose_rows(orders: pd.Series, count: int, seed: int = _SEED) -> npt.NDArray[np.int64]:
     """Choose specimens at random, but some of every order.
 
     Parameters
@@ -59,100 +129,34 @@ def choose_rows(orders: pd.Series, count: int, seed: int = _SEED) -> Rows:
     return np.sort(shuffled[np.argsort(is_later, kind="stable")][:count])
 
 
-def map_plot(evaluation: Evaluation) -> Plot | None:
-    """Draw keys and queries on a plane by PaCMAP; None if there are too few.
+def flatten(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:
+    """Lay vectors on a plane so that neighbours stay neighbours.
+
+    By PaCMAP (Wang et al., JMLR 2021).
 
     Parameters
     ----------
-    evaluation : Evaluation
-        What was embedded. Modalities whose dimension is not the first one's are left out.
+    vectors : numpy.ndarray
+        float32, shape ``(N, D)``, N at least `FEWEST`.
+    seed : int
+        The same seed and vectors give the same plane on one machine.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, shape ``(N, 2)``.
     """
-    sets = {"keys": evaluation.keys} | dict(evaluation.queries)
-    modalities = _comparable(sets.values())
-    table = pd.concat([each.names for each in sets.values()], ignore_index=True)
-    orders = table["order"].astype(object).where(table["order"].notna(), _UNKNOWN)
-    if not modalities or len(table) * len(modalities) < FEWEST:
-        return None
-    # PaCMAP compiles itself when imported, for which a page without a map should not wait.
-    from projects.bioscan_clip.reports.plane import flatten
+    import faiss
+    import pacmap  # takes three seconds, which only those who want a map should wait for
 
-    chosen = choose_rows(orders, POINTS // len(modalities))
-    vectors = torch.cat([_vectors(sets.values(), name, chosen) for name in modalities])
-    points = pd.DataFrame(flatten(vectors.numpy(), _SEED), columns=["x", "y"])
-    points["modality"] = np.repeat(modalities, len(chosen))
-    points["order"] = np.tile(orders.to_numpy()[chosen], len(modalities))
-    points["text"] = np.tile(_labels(table.iloc[chosen]), len(modalities))
-    sentence = (
-        f"{len(chosen):,} of {len(table):,} specimens, once for each of "
-        f"{', '.join(FEATURES[name] for name in modalities)}, laid on a plane so that neighbours "
-        "stay neighbours (PaCMAP). Well-trained embeddings show islands of one colour; distances "
-        "between islands mean little."
-    )
-    if len(modalities) > 1:
-        sentence += (
-            " The menu colours the same points by modality: where these colours lie apart, the "
-            "modalities of one insect are not yet at the same place."
-        )
-    return Plot("Map of the embeddings", _figure(points, orders.value_counts()), sentence)
-
-
-def _comparable(sets: Collection[Specimens]) -> list[str]:
-    """Return the modalities that all sets have, and that are of one dimension."""
-    widths = {
-        name: [each.modalities[name].shape[1] for each in sets]
-        for name in _MODALITIES
-        if all(name in each.modalities for each in sets)
-    }
-    return [name for name, width in widths.items() if width == next(iter(widths.values()))]
-
-
-def _vectors(sets: Collection[Specimens], modality: str, rows: Rows) -> torch.Tensor:
-    """Return unit embeddings of chosen rows of all sets put together, float32."""
-    parts, start = [], 0
-    for each in sets:
-        inside = rows[(rows >= start) & (rows < start + len(each))] - start
-        values = each.modalities[modality]
-        parts.append(values[torch.from_numpy(inside).to(values.device)].float().cpu())
-        start += len(each)
-    return F.normalize(torch.cat(parts), dim=1)
-
-
-def _labels(table: pd.DataFrame) -> list[str]:
-    """Return what to show of each specimen: its finest name."""
-    finest = table[list(reversed(RANKS))].astype(object).bfill(axis=1).iloc[:, 0]
-    return [escape(name) if isinstance(name, str) else _UNKNOWN for name in finest]
-
-
-def _figure(points: pd.DataFrame, orders: "pd.Series[int]") -> go.Figure:
-    figure = go.Figure()
-    names = [name for name in orders.index if name != _UNKNOWN]
-    colours = dict(zip(names, _ORDERS, strict=False))
-    group = points["order"].where(points["order"].isin(list(colours)), "other or unknown")
-    for name in [*colours, "other or unknown"]:
-        _add(figure, points[group == name], name, colours.get(name, _OTHER), visible=True)
-    by_order = len(figure.data)
-    modalities = points["modality"].unique()
-    for name, (colour, _) in _MODALITIES.items() if len(modalities) > 1 else ():
-        _add(figure, points[points["modality"] == name], FEATURES[name], colour, visible=False)
-    style(figure, "", "", height=620)
-    figure.update_xaxes(showticklabels=False, showgrid=False, zeroline=False)
-    figure.update_yaxes(showticklabels=False, showgrid=False, zeroline=False)
-    figure.update_layout(margin={"r": 10}, legend={"itemsizing": "constant"})
-    count = len(figure.data)
-    choices = {"by order": range(by_order), "by modality": range(by_order, count)}
-    menu(
-        figure,
-        [("update", name, [show_only(count, shown)]) for name, shown in choices.items() if shown],
-    )
-    return figure
-
-
-def _add(figure: go.Figure, points: pd.DataFrame, name: str, colour: str, visible: bool) -> None:
-    if points.empty:
-        return
-    symbols: list[Any] = [_MODALITIES[modality][1] for modality in points["modality"]]
-    figure.add_scatter(
-        x=points["x"].to_numpy(), y=points["y"].to_numpy(), mode="markers", name=escape(name),
-        marker={"color": colour, "symbol": symbols, "size": 5, "opacity": 0.7},
-        text=points["text"].tolist(), hovertemplate="%{text}", visible=visible,
-    )  # fmt: skip
+    logging.getLogger("pacmap").setLevel(logging.ERROR)
+    neighbours = min(_NEIGHBOURS, len(vectors) // 5)
+    state, threads = np.random.get_state(), faiss.omp_get_max_threads()  # noqa: NPY002
+    try:
+        plane = pacmap.PaCMAP(n_neighbors=neighbours, random_state=seed)
+        # The copy is for PaCMAP, which scales what it is given.
+        flat: npt.NDArray[np.float32] = plane.fit_transform(vectors.copy(), init="pca")
+        return flat.astype(np.float32)
+    finally:  # PaCMAP seeds NumPy for everyone, and leaves one thread to FAISS.
+        np.random.set_state(state)  # noqa: NPY002
+        faiss.omp_set_num_threads(threads)

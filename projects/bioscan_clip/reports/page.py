@@ -1,29 +1,40 @@
-"""The page that an evaluation leaves: opens offline, shows all that was found."""
+"""The page of an evaluation: opens offline, shows all that was found."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from math import isnan, nan
 from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 
-from projects.bioscan_clip.reports.accuracy_plot import accuracy_plot
-from projects.bioscan_clip.reports.accuracy_rows import accuracy_rows
-from projects.bioscan_clip.reports.class_plot import class_plot
-from projects.bioscan_clip.reports.confusion import confusion_tables
+from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.reports.gallery import gallery
-from projects.bioscan_clip.reports.headline import facts, key_figures, missing, title
-from projects.bioscan_clip.reports.html import render
+from projects.bioscan_clip.reports.html import Plot, render
 from projects.bioscan_clip.reports.map_plot import map_plot
-from projects.bioscan_clip.reports.mistake_plot import mistake_plot
-from projects.bioscan_clip.reports.nearest import nearest_names
-from projects.bioscan_clip.reports.plot import Plot
-from projects.bioscan_clip.reports.results import Published
-from projects.bioscan_clip.reports.similarity_plot import similarity_plot
-from projects.bioscan_clip.reports.wording import Pair, in_order, pair_name
+from projects.bioscan_clip.reports.plots import (
+    accuracy_plot,
+    class_plot,
+    confused_taxa,
+    in_order,
+    mistake_plot,
+    pair_name,
+    similarity_plot,
+)
+from projects.bioscan_clip.reports.predictions import PAIRS, predictions
+from projects.bioscan_clip.reports.results import Published, taxa_in_words
 from projects.bioscan_clip.scoring.evaluation import Evaluation
+from projects.bioscan_clip.scoring.neighbours import Match
 
 _TEMPLATE: Final = Path(__file__).with_name("evaluation.html.j2")
+_ROLES: Final = {
+    "keys": "keys",
+    "seen": "queries of seen species",
+    "unseen": "queries of unseen species",
+}
+_METHODS: Final = (("rgb", "is_du"), ("rgb", "linear_du"))
+_LARGEST_PAGE: Final = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ class Shown:
         ``accuracy``, ``classes``, ``mistakes``, ``similarity`` and ``map``, as far as there are
         data.
     confusions : dict of str to pandas.DataFrame
-        The most confused taxa by rank.
+        The most confused taxa by rank, the finest rank first.
     """
 
     plots: dict[str, Plot]
@@ -61,7 +72,7 @@ def write_page(
     evaluation : Evaluation
         What was found, among sets with tables.
     about : mapping
-        What was evaluated, as ``evaluation.json`` says.
+        What was evaluated, as ``evaluation.json`` says; anything may be missing.
     path : pathlib.Path
         The page; its folder is made if missing.
     full : bool
@@ -75,38 +86,196 @@ def write_page(
     Shown
         Plots and tables of the page.
     """
-    pair = _first_pair(evaluation)
-    nearest = nearest_names(evaluation, pair) if pair else pd.DataFrame()
-    plots: dict[str, Plot | None] = {
+    pairs = in_order((match.query, match.key) for match in evaluation.neighbours)
+    matches = [Match(*pair, split) for pair in pairs[:1] for split in evaluation.queries]
+    tables = [predictions(evaluation, match) for match in matches if match in evaluation.neighbours]
+    nearest = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    plots = {
         "accuracy": accuracy_plot(evaluation.metrics),
         "mistakes": mistake_plot(evaluation.metrics),
+        "classes": class_plot(nearest, evaluation.keys.names) if len(nearest) else None,
         "similarity": similarity_plot(evaluation),
+        "map": map_plot(evaluation) if full else None,
     }
-    confusions = {}
-    if pair and len(nearest):
-        plots["classes"] = class_plot(nearest, evaluation.keys.names, pair)
-        confusions = confusion_tables(nearest)
-    is_comparable = published is not None and len(evaluation.keys) == published.key_specimens
-    if full:
-        plots["map"] = map_plot(evaluation)
-    shown = Shown({name: plot for name, plot in plots.items() if plot}, confusions)
+    confusions = {rank: confused_taxa(nearest, rank) for rank in RANKS[::-1] if len(nearest)}
+    shown = Shown(
+        {name: plot for name, plot in plots.items() if plot},
+        {rank: table for rank, table in confusions.items() if len(table)},
+    )
+    if published is not None and (
+        len(evaluation.keys) != published.key_specimens
+        or (published.query, published.key) not in pairs
+    ):
+        published = None
+    scored = set(evaluation.metrics["split"])
+    splits = [split for split in ("seen", "unseen", "harmonic") if split in scored]
     render(
         _TEMPLATE,
         path,
         title=title(about),
         stage=about.get("stage", ""),
+        untrained=bool(about.get("untrained")),
         facts=facts(about),
         figures=key_figures(evaluation),
-        missing=missing(evaluation),
-        table=accuracy_rows(evaluation.metrics, published if is_comparable else None),
-        pair=pair_name(pair) if pair else "",
+        missing=list(missing(evaluation)),
+        splits=splits,
+        accuracies=accuracy_rows(evaluation.metrics, splits, published),
+        decisions=list(decisions(evaluation.metrics)),
+        sources=published.sources if published else [],
+        pair=pair_name(pairs[0]) if pairs else "",
         shown=shown,
-        gallery=gallery(evaluation) if full else [],
+        gallery=list(gallery(evaluation)) if full else [],
     )
     return shown
 
 
-def _first_pair(evaluation: Evaluation) -> Pair | None:
-    """Return the first pair in the order of reports; None if nothing was compared."""
-    pairs = in_order((match.query, match.key) for match in evaluation.neighbours)
-    return pairs[0] if pairs else None
+def title(about: Mapping[str, Any]) -> str:
+    """Return what to call an evaluation: its experiment, or else its run or data file."""
+    run = Path(about.get("checkpoint") or "").parent.parent.name  # <run>/checkpoints/best.ckpt
+    return str(about.get("experiment") or run or about.get("file") or "Evaluation")
+
+
+def facts(about: Mapping[str, Any]) -> dict[str, str]:
+    """Say what was evaluated, as values by label, in the order to show."""
+    size = about.get("file_size")
+    splits = {
+        label: ", ".join(f"{name} ({count:,})" for name, count in by_split.items())
+        for role, label in _ROLES.items()
+        if (by_split := about.get("splits", {}).get(role))
+    }
+    left_out = about.get("left_out") or {}
+    others = [f"{left_out[role]:,} {label}" for role, label in _ROLES.items() if role in left_out]
+    found = {
+        "data": str(about.get("file") or "") + (f" ({size / 1e9:,.2f} GB)" if size else ""),
+        **splits,
+        "checkpoint": about.get("checkpoint"),
+        "restricted to": taxa_in_words(about["restrict_to"]) if about.get("restrict_to") else "",
+        "left out, being of other taxa": ", ".join(others),
+        "search": about.get("search"),
+        "seed of the training": about.get("seed"),
+        "version": about.get("version"),
+    }
+    return {label: str(value) for label, value in found.items() if value not in (None, "")}
+
+
+def key_figures(evaluation: Evaluation) -> dict[str, str]:
+    """Return the numbers to show first, as text by label.
+
+    These are the numbers of specimens, and species accuracy (or that of the finest rank that has
+    one) of the first pair that papers report.
+    """
+    figures = {"keys": f"{len(evaluation.keys):,}"}
+    figures |= {_ROLES[split]: f"{len(each):,}" for split, each in evaluation.queries.items()}
+    numbers = evaluation.numbers()
+    for pair, rank in product(PAIRS, reversed(RANKS)):
+        name = "{}_to_{}/{{}}/micro/top1/{}".format(*pair, rank)
+        shares = {split: numbers.get(name.format(split)) for split in ("seen", "unseen")}
+        if any(share is not None for share in shares.values()):
+            return figures | {
+                f"{rank}, {pair_name(pair)}, {split}": f"{share:.1%}"
+                for split, share in shares.items()
+                if share is not None
+            }
+    return figures
+
+
+def missing(evaluation: Evaluation) -> Iterator[str]:
+    """Say what data an evaluation lacked, which its page therefore does not show."""
+    for split in ("seen", "unseen"):
+        if len(evaluation.queries.get(split, ())) == 0:
+            yield f"There were no queries of {split} species."
+    for modality, name in {"rgb": "photos", "dna": "barcodes"}.items():
+        if modality not in evaluation.keys.modalities:
+            yield f"No {name} were embedded."
+    known = [(each.labels >= 0).any(dim=0).tolist() for each in evaluation.queries.values()]
+    unnamed = [rank for rank, *named in zip(RANKS, *known, strict=True) if not any(named)]
+    if unnamed:
+        yield f"No query has a known {' or '.join(unnamed)}."
+
+
+def accuracy_rows(
+    metrics: pd.DataFrame, splits: list[str], published: Published | None
+) -> dict[str, list[tuple[str, list[str], bool]]]:
+    """Arrange top-1 accuracies of the pairs and methods that papers report.
+
+    Parameters
+    ----------
+    metrics : pandas.DataFrame
+        As :class:`~projects.bioscan_clip.scoring.evaluation.Evaluation` holds them.
+    splits : list of str
+        The columns of each rank.
+    published : Published, optional
+        Numbers to show beside; give them only where the data are the same.
+
+    Returns
+    -------
+    dict of str to list of tuple
+        By pair, rows of a label, cells (an accuracy in percent and, after a blank, its interval;
+        empty where there is none) and whether they are those of a publication.
+    """
+    blocks: dict[str, list[tuple[str, list[str], bool]]] = {}
+    columns = list(product(RANKS, splits))
+    by_row = dict(list(metrics[metrics["k"] == 1].groupby(["query", "key", "average"])))
+    for pair, average in product((*PAIRS, *_METHODS), ("micro", "macro")):
+        if (*pair, average) not in by_row:
+            continue
+        rows = blocks.setdefault(pair_name(pair), [])
+        numbers = by_row[*pair, average].set_index(["level", "split"])[["value", "low", "high"]]
+        cells = (100 * numbers.reindex(columns)).itertuples(index=False)
+        rows.append((average, [_cell(*cell) for cell in cells], False))
+        if published and pair == (published.query, published.key):
+            for source in published.sources:
+                percent = source.percent.reindex(
+                    [(rank, average, split) for rank, split in columns]
+                )
+                rows.append((source.name, [_cell(value) for value in percent], True))
+    return blocks
+
+
+def _cell(value: float, low: float = nan, high: float = nan) -> str:
+    interval = "" if isnan(low) else f" {low:.1f}\N{EN DASH}{high:.1f}"
+    return "" if isnan(value) else f"{value:.1f}{interval}"
+
+
+def decisions(metrics: pd.DataFrame) -> Iterator[str]:
+    """Say how well methods tell queries of seen species from those of unseen ones."""
+    rows = metrics[metrics["average"] == "decision"]
+    for pair in _METHODS:
+        of_pair = rows[(rows["query"] == pair[0]) & (rows["key"] == pair[1])]
+        values = dict(zip(of_pair["level"], of_pair["value"], strict=True))
+        if values:
+            yield (
+                f"{pair_name(pair)}: {values['accuracy']:.1%} of queries are rightly taken for "
+                f"seen or unseen (AUROC {values['auroc']:.3f}, threshold "
+                f"{values['threshold']:.3f})."
+            )
+
+
+def log_page(runs: Sequence[Any], evaluation: Evaluation, page: Path, shown: Shown) -> None:
+    """Log what a page shows to runs of Weights & Biases.
+
+    Tables ``report/metrics`` and ``report/confused_{rank}``, figures ``report/{name}``, and as
+    ``report/page`` the page, unless it has more than 20 MB.
+
+    Parameters
+    ----------
+    runs : sequence of wandb.Run
+        Where to.
+    evaluation : Evaluation
+        What was found.
+    page : pathlib.Path
+        See :func:`write_page`, which returned `shown`.
+    shown : Shown
+        Plots and tables of the page.
+    """
+    import wandb  # takes a second, which only those who have a run should wait for
+
+    values: dict[str, Any] = {"report/metrics": wandb.Table(dataframe=evaluation.metrics)}
+    for name, plot in shown.plots.items():
+        values[f"report/{name}"] = wandb.Plotly(plot.figure)
+    for rank, rows in shown.confusions.items():
+        values[f"report/confused_{rank}"] = wandb.Table(dataframe=rows)
+    if page.stat().st_size <= _LARGEST_PAGE:
+        values["report/page"] = wandb.Html(page.read_text("utf-8"), inject=False)
+    for run in runs:
+        run.log(values)

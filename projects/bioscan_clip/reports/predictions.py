@@ -19,11 +19,7 @@ PAIRS: Final = (("rgb", "dna"), ("rgb", "rgb"), ("dna", "dna"))
 def save_predictions(evaluation: Evaluation, folder: Path) -> Path:
     """Write ``predictions.parquet``: a row per query specimen and pair of features.
 
-    Columns: ``split``, ``query``, ``key``; the query's ``sampleid``, ``processid`` and
-    ``image_file``, as far as known; ``true_{rank}`` and ``predicted_{rank}`` (of the nearest key),
-    missing where unknown; ``similarity`` to the nearest key; and of the nearest keys, nearest
-    first, lists of ``key_sampleids``, ``key_rows`` (their rows among the keys) and
-    ``similarities``.
+    The rows are those of :func:`predictions` for the pairs that papers report.
 
     Parameters
     ----------
@@ -43,7 +39,7 @@ def save_predictions(evaluation: Evaluation, folder: Path) -> Path:
     def write(path: Path) -> None:
         with pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
             for match in found:  # one at a time, so that memory holds one
-                table = _predictions(evaluation, match)
+                table = predictions(evaluation, match)
                 writer.write_table(pa.Table.from_pandas(table, _SCHEMA, preserve_index=False))
 
     return write_whole(folder / "predictions.parquet", write)
@@ -62,7 +58,25 @@ _SCHEMA: Final = pa.schema(
 )
 
 
-def _predictions(evaluation: Evaluation, match: Match) -> pd.DataFrame:
+def predictions(evaluation: Evaluation, match: Match) -> pd.DataFrame:
+    """Put each query of a split beside its nearest keys.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        What was found, among sets with tables.
+    match : Match
+        Features of queries and keys, and the split.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per query, in their order. Columns: ``split``, ``query``, ``key``; the query's
+        ``sampleid``, ``processid`` and ``image_file``, as far as known; ``true_{rank}`` and
+        ``predicted_{rank}`` (of the nearest key), missing where unknown; ``similarity`` to the
+        nearest key; and of the nearest keys, nearest first, lists of ``key_sampleids``,
+        ``key_rows`` (their rows among the keys) and ``similarities``.
+    """
     queries, keys = evaluation.queries[match.split].names, evaluation.keys.names
     near = evaluation.neighbours[match]
     rows, similarities = near.keys.cpu().numpy(), near.similarities.cpu().numpy()

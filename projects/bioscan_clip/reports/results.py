@@ -395,8 +395,12 @@ def _read(path: Path, parse: Callable[[Path], Any]) -> dict[str, Any]:
     return values
 
 
-def taxa_in_words(restriction: Mapping[str, Sequence[str]] | str | None) -> str:
+def taxa_in_words(restriction: Mapping[str, str | Sequence[str]] | str | None) -> str:
     """Return what an evaluation was restricted to, such as "the order Diptera"; else "all taxa"."""
     if isinstance(restriction, Mapping):
-        return " and ".join(f"the {rank} {' or '.join(taxa)}" for rank, taxa in restriction.items())
+        names = {
+            rank: taxa if isinstance(taxa, str) else " or ".join(taxa)
+            for rank, taxa in restriction.items()
+        }
+        return " and ".join(f"the {rank} {taxa}" for rank, taxa in names.items())
     return f"the taxa in {restriction}" if restriction else ALL_TAXA

@@ -18,6 +18,7 @@ from tabulate import LATEX_ESCAPE_RULES
 from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.files import check_output, write_whole
 from projects.bioscan_clip.reports.evaluation import print_accuracy
+from projects.bioscan_clip.reports.predictions import PAIRS
 from projects.bioscan_clip.reports.results import (
     LAYOUT,
     ROLES,
@@ -26,7 +27,6 @@ from projects.bioscan_clip.reports.results import (
     summarize,
     unfinished_runs,
 )
-from projects.bioscan_clip.reports.wording import MAIN_PAIRS
 
 Format = Literal["rich", "markdown", "latex", "csv"]
 
@@ -101,7 +101,7 @@ def print_summary(summary: Summary, console: Console) -> None:
 
     Of one run, the accuracies of the usual pairs come first; the table follows if it says more.
     """
-    is_listed = len(summary.runs) == 1 and (summary.query, summary.key) in MAIN_PAIRS
+    is_listed = len(summary.runs) == 1 and (summary.query, summary.key) in PAIRS
     if is_listed:
         (run,) = summary.runs
         known = {role: run.facts.get(f"number of {role}") for role in ROLES}

@@ -8,14 +8,21 @@ from sklearn.metrics import recall_score
 from sklearn.neighbors import NearestNeighbors
 
 from projects.bioscan_clip.datasets.schema import RANKS
-from projects.bioscan_clip.reports.class_plot import class_accuracy
-from projects.bioscan_clip.reports.confusion import confused_taxa
-from projects.bioscan_clip.reports.nearest import nearest_names, shared_rank
+from projects.bioscan_clip.reports.plots import (
+    class_accuracy,
+    class_plot,
+    confused_taxa,
+    in_order,
+    shared_rank,
+)
+from projects.bioscan_clip.reports.predictions import predictions
+from projects.bioscan_clip.scoring.neighbours import Match
 
 
 @pytest.fixture(scope="module")
 def nearest(evaluation):
-    return nearest_names(evaluation, ("rgb", "dna"))
+    matches = [Match("rgb", "dna", split) for split in evaluation.queries]
+    return pd.concat([predictions(evaluation, match) for match in matches], ignore_index=True)
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +41,27 @@ def test_names_of_the_nearest_key(nearest, found):
         rows = nearest[nearest["split"] == split]
         for rank in RANKS:
             assert rows[f"true_{rank}"].fillna("").tolist() == true[rank].fillna("").tolist()
-            assert rows[f"found_{rank}"].fillna("").tolist() == predicted[rank].fillna("").tolist()
+            assert (
+                rows[f"predicted_{rank}"].fillna("").tolist() == predicted[rank].fillna("").tolist()
+            )
+
+
+def side_by_side(true: list[tuple], predicted: list[tuple], split: str = "seen") -> pd.DataFrame:
+    columns = [f"{side}_{rank}" for side in ("true", "predicted") for rank in RANKS]
+    rows = [(*left, *right) for left, right in zip(true, predicted, strict=True)]
+    return pd.DataFrame(rows, columns=columns, dtype="string").assign(split=split)
 
 
 def test_lowest_shared_rank():
-    true = pd.DataFrame([("A", "b", "c", "d")] * 6, columns=list(RANKS), dtype="string")
+    true = [("A", "b", "c", "d")] * 6
     other = [
         ("A", "b", "c", "d"), ("A", "b", "c", "x"), ("A", "b", "x", "y"),
         ("A", "x", "y", "z"), ("X", "x", "y", "z"), ("A", None, None, None),
     ]  # fmt: skip
-    predicted = pd.DataFrame(other, columns=list(RANKS), dtype="string")
     expected = ["species", "genus", "family", "order", "none", "order"]
-    assert shared_rank(true, predicted).tolist() == expected
-    nameless = true.assign(**dict.fromkeys(RANKS, pd.NA))
-    assert set(shared_rank(nameless, nameless)) == {"none"}
+    assert shared_rank(side_by_side(true, other)).tolist() == expected
+    nameless = [(None,) * 4]
+    assert shared_rank(side_by_side(nameless, nameless)).tolist() == ["none"]
 
 
 @pytest.mark.parametrize("rank", ["family", "species"])
@@ -81,13 +95,33 @@ def test_most_confused_taxa(nearest, found, rank):
 
 
 def test_what_confused_taxa_have_in_common():
-    row = {"split": "seen", "row": 0, "key": 0, "similarity": 1.0}
-    taxa = ("Diptera", "Culicidae", "Culex", "Culex pipiens")
-    names = dict(zip(RANKS, taxa, strict=True))
-    true = {f"true_{rank}": name for rank, name in names.items()}
-    found = {f"found_{rank}": name for rank, name in names.items()}
-    found |= {"found_genus": "Aedes", "found_species": "Aedes vexans"}
-    table = confused_taxa(pd.DataFrame([row | true | found]), "species")
-    assert table[["truth", "prediction", "times", "of", "shared"]].to_numpy().tolist() == [
-        ["Culex pipiens", "Aedes vexans", 1, 1, "family"]
+    true = [("Diptera", "Culicidae", "Culex", "Culex pipiens")]
+    predicted = [("Diptera", "Culicidae", "Aedes", "Aedes vexans")]
+    table = confused_taxa(side_by_side(true, predicted), "species")
+    assert table.to_dict("records") == [
+        {
+            "split": "seen",
+            "truth": "Culex pipiens",
+            "prediction": "Aedes vexans",
+            "times": 1,
+            "of": 1,
+            "shared": "family",
+        }
     ]
+
+
+def test_taxa_without_a_key_are_not_among_those_that_are_never_named_rightly():
+    """What no key has, nothing can be named after: it is no failure of the model."""
+    keys = pd.DataFrame([("A", "b", "c", "known"), ("A", "b", "c", "also")], columns=list(RANKS))
+    names = ("known", "also", "absent", "absent too")
+    true = [("A", "b", "c", name) for name in names]
+    predicted = [("A", "b", "c", "known")] * 4
+    sentence = class_plot(side_by_side(true, predicted), keys).sentence
+    assert "Of 2 taxa of the rank species that have keys, 1 are never named rightly" in sentence
+    assert "2 more have no key" in sentence
+    assert class_plot(side_by_side(true, predicted), keys[:0]) is None
+
+
+def test_usual_pairs_come_first_and_each_once():
+    pairs = [("text", "all"), ("dna", "dna"), ("rgb", "text"), ("dna", "dna"), ("rgb", "dna")]
+    assert in_order(pairs) == [("rgb", "dna"), ("dna", "dna"), ("rgb", "text"), ("text", "all")]

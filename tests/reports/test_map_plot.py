@@ -5,8 +5,7 @@ import numpy as np
 import pandas as pd
 from sklearn.neighbors import KNeighborsClassifier
 
-from projects.bioscan_clip.reports.map_plot import choose_rows, map_plot
-from projects.bioscan_clip.reports.plane import flatten
+from projects.bioscan_clip.reports.map_plot import choose_rows, flatten, map_plot
 
 
 def test_some_of_every_order_are_chosen():
