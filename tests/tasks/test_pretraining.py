@@ -1,10 +1,11 @@
 from functools import partial
 
+import h5py
 import hydra
 import lightning as L
 import pytest
 import torch
-from mmlearn.datasets.core import Modalities
+from mmlearn.datasets.core import CombinedDataset, Modalities
 from mmlearn.modules.losses import ContrastiveLoss
 from mmlearn.tasks import ContrastivePretraining
 from mmlearn.tasks.contrastive_pretraining import EvaluationSpec
@@ -12,6 +13,8 @@ from mmlearn.tasks.hooks import EvaluationHooks
 from torch import nn
 from torch.utils.data import DataLoader
 
+from projects.bioscan_clip.datasets import BIOSCANInsectDataset, KmerTokenizer, SpecimenLoader
+from projects.bioscan_clip.encoders import BERT_SAMPLE, BarcodeBERT, TextEncoder
 from projects.bioscan_clip.tasks import BioscanPretraining, LabelAwareContrastiveLoss
 from projects.bioscan_clip.tasks.checkpoints import AtomicCheckpointIO
 
@@ -247,6 +250,38 @@ def test_bad_images_are_counted(tmp_path):
     fit = trainer(tmp_path)
     fit.fit(BioscanPretraining(**arguments()), loader())
     assert fit.callback_metrics["train/bad_images"] == BATCHES
+
+
+@pytest.fixture(scope="module")
+def real_encoders():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = TextEncoder(BERT_SAMPLE, pretrained=False)
+    dna = BarcodeBERT(1027, 128, model_config_kwargs=sizes)
+    return {"dna": dna, "text": text}
+
+
+@pytest.mark.parametrize(
+    ("k", "token", "message"),
+    [
+        (5, 2000, "split train_seen, row 7: the encoder of text knows 2000 tokens, .* token 2000"),
+        (5, -1, "split train_seen, row 7: .* token -1. .*`language_tokens_input_ids`"),
+        (
+            6,
+            5,
+            "train_seen, row .*: the encoder of dna knows 1027 .* Set the tokenizer's `k`",
+        ),
+    ],
+)
+def test_unknown_tokens_are_named(sample_file, tmp_path, real_encoders, k, token, message):
+    path = tmp_path / "tokens.hdf5"
+    path.write_bytes(sample_file.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file["train_seen"]["language_tokens_input_ids"][7, 3] = token
+    dataset = BIOSCANInsectDataset(path, "train_seen", image_size=16, tokenizer=KmerTokenizer(k))
+    loader = SpecimenLoader(CombinedDataset([dataset]), 16)
+    task = BioscanPretraining(**arguments(encoders=real_encoders, heads=None))
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, max_steps=1).fit(task, loader)
 
 
 def test_label_aware_loss_gets_its_labels(tmp_path):

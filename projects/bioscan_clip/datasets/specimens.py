@@ -150,6 +150,10 @@ class BIOSCANInsectDataset(Dataset[Example]):
         """Read the JPEG bytes of one specimen's photo."""
         return self._split.read_jpegs(np.array([row]))[0].tobytes()
 
+    def describe(self, row: int) -> str:
+        """Return file, split and row of a specimen, for messages."""
+        return self._split.describe(row)
+
     def __getitem__(self, idx: int) -> Example:
         """Return one specimen, ready for the encoders; see the class for what it holds.
 

@@ -15,7 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from projects.bioscan_clip.datasets.schema import TEXT_IDS
 from projects.bioscan_clip.datasets.transforms import finish_batch
+from projects.bioscan_clip.encoders import BarcodeBERT, TextEncoder
 from projects.bioscan_clip.tasks.checkpoints import (
     BASE_KEY,
     check_fit,
@@ -25,6 +27,11 @@ from projects.bioscan_clip.tasks.checkpoints import (
 from projects.bioscan_clip.tasks.losses import LABELS, LabelAwareContrastiveLoss
 
 _BATCH_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+_OTHER_TOKENS: Final = {
+    "dna": "Set the tokenizer's `k` to the one that the encoder was pretrained with.",
+    "text": f"Tokenize the names for this encoder: correct the column `{TEXT_IDS}`.",
+}
 
 
 class BioscanPretraining(ContrastivePretraining):
@@ -122,6 +129,16 @@ class BioscanPretraining(ContrastivePretraining):
         encoded = self._encoded[modality.name]
         return F.normalize(encoded, p=2, dim=-1) if normalize else encoded
 
+    def on_before_batch_transfer(
+        self, batch: dict[str, Any], dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Refuse tokens that an encoder does not know, which a GPU could not name."""
+        prepared: dict[str, Any] = super().on_before_batch_transfer(batch, dataloader_idx)
+        for modality, encoder in self.encoders.items():
+            if isinstance(encoder, BarcodeBERT | TextEncoder):
+                self._check_tokens(prepared, modality, encoder.model.config.vocab_size)
+        return prepared
+
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Finish photos on the device that trains, and give a label-aware loss its labels."""
         batch = super().on_after_batch_transfer(batch, dataloader_idx)
@@ -212,6 +229,24 @@ class BioscanPretraining(ContrastivePretraining):
         finished = finish_batch(inputs) if modality.name == "rgb" else inputs
         encoded: torch.Tensor = super().encode(finished, modality, normalize=normalize)
         return encoded
+
+    def _check_tokens(self, batch: dict[str, Any], modality: str, known: int) -> None:
+        tokens, trainer = batch[modality], self.trainer
+        unknown = (tokens < 0) | (tokens >= known)
+        if tokens.is_floating_point() or not unknown.any():  # features are no tokens
+            return
+        position, place = unknown.nonzero()[0].tolist()
+        loaders = (
+            (trainer.training and trainer.train_dataloader)
+            or (trainer.testing and trainer.test_dataloaders)
+            or trainer.val_dataloaders
+        )
+        source, row = (int(batch[key][position]) for key in ("dataset_index", "example_index"))
+        raise ValueError(
+            f"{loaders.dataset.datasets[source].describe(row)}: the encoder of {modality} knows "
+            f"{known} tokens, but is given token {int(tokens[position, place])}. "
+            f"{_OTHER_TOKENS[modality]}"
+        )
 
     def _with_steps(self, scheduler: Any) -> Any:
         """Fill in a schedule's missing ``total_steps``; `scheduler` takes the optimizer."""
