@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from hydra_zen import store
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from transformers import BertConfig, BertModel
 
 from projects.bioscan_clip.configs.checks import CheckOptions
@@ -261,3 +261,37 @@ def test_launcher_options_of_mmlearn_are_there():
         "+hydra.launcher.additional_parameters={export: ALL}",
     )
     assert config.experiment_name == "bioscan_1m"
+
+
+def in_folder(folder, *overrides):
+    overrides = ["+experiment=bioscan_1m", f"hydra.run.dir={folder}", *overrides]
+    return compose("base_config", overrides, return_hydra_config=True)
+
+
+@pytest.fixture
+def trained_folder(tmp_path):
+    """A folder as Hydra and a training leave it."""
+    config = in_folder(tmp_path)
+    with open_dict(config):
+        del config.hydra
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(config, tmp_path / ".hydra" / "config.yaml")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    return tmp_path
+
+
+def test_a_training_s_folder_is_for_that_training(trained_folder):
+    check = CheckOptions().on_run_start
+    check(in_folder(trained_folder))
+    check(in_folder(trained_folder, "dataloader.train.num_workers=0", "trainer.devices=2"))
+    for changed in ("seed=1", "task.optimizer.lr=1", "trainer.max_epochs=1"):
+        part = changed.split("=")[0].split(".optimizer")[0]
+        with pytest.raises(SystemExit, match=rf"another configuration \({part}\)\. Choose another"):
+            check(in_folder(trained_folder, changed))
+
+
+def test_an_evaluation_leaves_a_training_s_configuration_alone(trained_folder):
+    config = in_folder(trained_folder, "job_type=eval", "seed=1")
+    CheckOptions().on_run_start(config)
+    assert config.hydra.output_subdir == ".hydra_eval"

@@ -294,3 +294,20 @@ def test_label_aware_loss_gets_its_labels(tmp_path):
         scale = task.log_logit_scale.exp()
         expected = loss(task(batch()), species, scale, task.modality_loss_pairs)
     assert logged == pytest.approx(float(expected))
+
+
+class Diverging(Encoder):
+    def forward(self, inputs):
+        return (super().forward(inputs)[0] * (float("nan") if self.calls == 8 else 1),)
+
+
+@pytest.mark.parametrize("steps", [1, 100], ids=["at a logged step", "before a checkpoint"])
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, steps):
+    """The eighth step is the third of the second epoch; `last.ckpt` is of the first."""
+    given = arguments(optimizer=partial(torch.optim.AdamW, lr=1e-3), lr_scheduler=None)
+    given["encoders"]["rgb"] = Diverging("rgb")
+    fit = trainer(tmp_path, log_every_n_steps=steps)
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 8, at .* rate of 1\.00e-03"):
+        fit.fit(BioscanPretraining(**given), loader())
+    (saved,) = (tmp_path / "checkpoints").iterdir()
+    assert torch.load(saved, weights_only=True)["global_step"] == BATCHES

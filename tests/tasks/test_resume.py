@@ -41,7 +41,6 @@ TRAINING = (
     "dataloader.val.num_workers=0",
     "trainer.limit_val_batches=1",
     "trainer.num_sanity_val_steps=0",
-    "~trainer.callbacks.model_summary",
     f"trainer.limit_train_batches={STEPS}",
 )
 

@@ -1,5 +1,6 @@
 """mmlearn's contrastive pretraining, made to run any experiment of this project as it is."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -45,6 +46,7 @@ class BioscanPretraining(ContrastivePretraining):
     - an evaluation batch goes through each encoder once, for the loss and all evaluation tasks;
     - a :class:`LabelAwareContrastiveLoss` gets the labels it needs;
     - checkpoints hold plain values only, so that they load with ``weights_only=True``;
+    - a loss that is not finite ends the training, and is in no checkpoint;
     - random numbers of a training step, for dropout say, depend on seed, epoch, step and process
       alone, so that a resumed training equals an undisturbed one.
 
@@ -97,6 +99,7 @@ class BioscanPretraining(ContrastivePretraining):
         self.save_trainable_only = save_trainable_only
         self.evaluate_untrained = evaluate_untrained
         self._seed = torch.initial_seed()
+        self._losses: list[tuple[int, float, torch.Tensor]] = []
         self._evaluated_batch: dict[str, Any] | None = None
         self._encoded: dict[str, torch.Tensor] = {}
 
@@ -165,7 +168,14 @@ class BioscanPretraining(ContrastivePretraining):
                 sync_dist=True,
             )
         loss: torch.Tensor = super().training_step(batch, batch_idx)
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self._losses.append((self.global_step + 1, rate, loss.detach()))
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
+        """Check losses when one is logged, since each look at them waits for the device."""
+        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:
+            self._check_losses()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor | None:
         """Compute the loss and let evaluation tasks see the batch."""
@@ -180,7 +190,14 @@ class BioscanPretraining(ContrastivePretraining):
             return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only plain hyperparameters in the file, and only what was trained if so chosen."""
+        """Keep only plain hyperparameters in the file, and only what was trained if so chosen.
+
+        Raises
+        ------
+        FloatingPointError
+            If a loss since the last checkpoint was not finite.
+        """
+        self._check_losses()
         super().on_save_checkpoint(checkpoint)
         if self.save_trainable_only:
             leave_out_frozen(checkpoint, self)
@@ -220,6 +237,18 @@ class BioscanPretraining(ContrastivePretraining):
                     f"The checkpoint's schedule ends after {schedule['total_steps']} steps, but "
                     f"this training takes {int(steps)}: resume with the epochs, batch size and "
                     "devices it was begun with, or set the schedule's total_steps from the start."
+                )
+
+    def _check_losses(self) -> None:
+        """End a training whose loss is not finite."""
+        losses, self._losses = self._losses, []
+        values = torch.stack([loss for _, _, loss in losses]).tolist() if losses else []
+        for (step, rate, _), value in zip(losses, values, strict=True):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"The loss is {value} at step {step}, at a learning rate of {rate:.2e}. Resume "
+                    "from a checkpoint before it, or train anew, with a lower task.optimizer.lr or "
+                    "with trainer.gradient_clip_val=1."
                 )
 
     def _encode_chunk(

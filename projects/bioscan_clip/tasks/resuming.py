@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader
 
 from projects.bioscan_clip.tasks.checkpoints import newest_checkpoint
+from projects.bioscan_clip.tasks.progress import silence_others
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,14 @@ class ResumingTrainer(Trainer):
     it is as in Lightning; only that a test wants a checkpoint, unless the model's
     ``evaluate_untrained`` is true.
     """
+
+    def __init__(self, **options: Any) -> None:
+        silence_others()
+        super().__init__(**options)
+
+    def print(self, *values: Any, **options: Any) -> None:
+        """Log what mmlearn prints, the whole configuration, at debug level; Hydra saves it."""
+        logger.debug(*values)
 
     def fit(
         self,
