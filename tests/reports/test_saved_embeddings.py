@@ -201,6 +201,8 @@ def put(name, values):
         ),
         (put("seen_test/sampleid", [1, 2, 3, 4]), "sampleid holds int64 .* must hold texts"),
         (put("seen_keys/genus_list", [b"a"]), "/seen_keys lacks species_list"),
+        (put("all_keys", h5py.ExternalLink("other", "/")), "all_keys is a link to another file"),
+        (put("seen_test/species_list", h5py.SoftLink("/no")), "species_list .* a link to nothing"),
     ],
 )
 def test_a_damaged_file_is_said_to_be(tmp_path, edit, message):

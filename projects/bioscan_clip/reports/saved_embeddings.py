@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 import torch
 
-from projects.bioscan_clip.datasets.hdf5 import open_file
+from projects.bioscan_clip.datasets.hdf5 import open_file, own_member
 from projects.bioscan_clip.datasets.schema import (
     EVALUATION_SPLITS,
     NOT_CLASSIFIED,
@@ -164,7 +164,8 @@ def _opened(path: Path) -> Iterator[Mapping[str, Split]]:
         if is_published(file):
             yield published_splits(file)
             return
-        groups = {name: item for name, item in file.items() if isinstance(item, h5py.Group)}
+        members = {name: own_member(file, name) for name in file}
+        groups = {name: item for name, item in members.items() if isinstance(item, h5py.Group)}
         yield {
             name: Split(f"{one}, /{name}", group, group.attrs.get("role"), file.attrs.get("stage"))
             for name, group in groups.items()
@@ -246,7 +247,8 @@ def _column(split: Split, name: str, kinds: str, holds: str, dimensions: int) ->
     """Return a dataset of numbers or texts; anything else is an error that names it."""
     if name not in split.columns:
         raise ValueError(f"{split.place} lacks {name}.")
-    column = split.columns[name]
+    columns = split.columns
+    column = own_member(columns, name) if isinstance(columns, h5py.Group) else columns[name]
     if isinstance(column, h5py.Group):
         raise ValueError(f"{split.place}: {name} is a group, but must be a column of {holds}.")
     if column.dtype.kind not in kinds or column.ndim != dimensions:

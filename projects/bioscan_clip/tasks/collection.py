@@ -11,8 +11,8 @@ from mmlearn.constants import EXAMPLE_INDEX_KEY
 from mmlearn.datasets.core import Modalities
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from projects.bioscan_clip.datasets.hdf5 import open_file
-from projects.bioscan_clip.datasets.schema import SEEN_KEYS, Role
+from projects.bioscan_clip.datasets.hdf5 import open_file, own_member
+from projects.bioscan_clip.datasets.schema import RANKS, SEEN_KEYS, Role
 from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN, encode_column
 from projects.bioscan_clip.scoring.specimens import COLUMNS, MODALITIES, Specimens, table_of
@@ -144,10 +144,11 @@ def described(specimens: Specimens, dataset: Any, rows: torch.Tensor, named: boo
     if is_file:
         with open_file(dataset.path) as file:
             if named:
-                group = file[dataset.split]
-                columns = {name: group[name][:][positions] for name in COLUMNS if name in group}
+                group = own_member(file, dataset.split)
+                held = [name for name in COLUMNS if name in group]
+                columns = {name: own_member(group, name)[:][positions] for name in held}
             if SEEN_KEYS in file:
-                species = encode_column(file[SEEN_KEYS]["species"])
+                species = encode_column(own_member(own_member(file, SEEN_KEYS), RANKS[-1]))
                 codes = torch.from_numpy(np.setdiff1d(species, [UNKNOWN]))
                 labels = specimens.labels[:, -1]
                 is_seen = torch.isin(labels, codes.to(labels.device))
