@@ -1,4 +1,4 @@
-"""What `make demo` left behind is what the project promises. Run it after the demo."""
+"""The output files of `make demo` are what the project promises. Run it after the demo."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Draw the pictures of README and docs from what `make demo` left."""
+"""Draw the pictures of README and docs from the output files of `make demo`."""
 
 import io
 import json

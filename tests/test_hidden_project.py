@@ -30,5 +30,5 @@ def test_says_what_hides_it_and_what_to_do(tmp_path, program):
     )
     assert f"{clone.parent} is imported as `projects`, which hides the project" in run.stderr
     assert "pip install 'mmlearn" in run.stderr
-    if program == "bioscan-clip":  # mmlearn_run goes on: the clone's may be meant
+    if program == "bioscan-clip":  # mmlearn_run runs on: the clone's may be meant
         assert run.returncode == 1

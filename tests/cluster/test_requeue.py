@@ -1,4 +1,4 @@
-"""Trainings that are stopped in the middle go on by themselves and end as if they had not been."""
+"""Trainings that are stopped in the middle resume by themselves and end as if they had not been."""
 
 import os
 import random
@@ -55,7 +55,7 @@ def test_stopped_three_times_ends_with_the_same_weights(sweep):
             wait_until(lambda s=start: restarts(sweep, job) == s + 1, 120, "SLURM to requeue")
         sweep.wait(500)
         assert sweep.slurm.job(f"{array}_1")["Restarts"] == "0"
-    assert sweep.log(job).count("Training goes on from") == 3
+    assert sweep.log(job).count("Training resumes from") == 3
     stopped, undisturbed = (end(sweep.folder / "sweep" / n, processes=2) for n in "01")
     assert stopped["step"] == STEPS
     assert stopped == undisturbed
@@ -74,7 +74,7 @@ def test_time_limit_costs_no_step(sweep):
         "trainer.max_epochs=1000",
     ) as job:
         # A start that is cut off before training has begun leaves no steps.
-        wait_until(lambda: len(steps(sweep)) == 2, 540, "training to go on after the time limit")
+        wait_until(lambda: len(steps(sweep)) == 2, 540, "training to resume after the time limit")
         (_, before), (_, after) = sorted(steps(sweep).items())
         assert after[0] == before[-1] + 1
         assert re.search(r"Got SIGUSR2.*Requeued job", sweep.log(job), re.DOTALL)
