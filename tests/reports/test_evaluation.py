@@ -98,7 +98,7 @@ print("imported", *sorted(names & set(sys.modules)))
 
 
 def test_damaged_evaluation_json_is_one_line(run, tmp_path):
-    for text, message in (("{", "is not JSON"), ("[]", "holds no JSON object")):
+    for text, message in (("{", "cannot be read ("), ("[]", "holds no values by name")):
         (run / "evaluation.json").write_text(text)
         arguments = ["evaluate", "--embeddings", str(run), "--out", str(tmp_path / "scores")]
         result = CliRunner().invoke(app, arguments)

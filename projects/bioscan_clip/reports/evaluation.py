@@ -13,7 +13,7 @@ from projects.bioscan_clip.datasets.schema import RANKS, Role, Stage
 from projects.bioscan_clip.files import check_output, write_whole
 from projects.bioscan_clip.reports.clibd_features import save_clibd
 from projects.bioscan_clip.reports.predictions import PAIRS, save_predictions
-from projects.bioscan_clip.reports.results import load_published
+from projects.bioscan_clip.reports.results import load_published, read_about
 from projects.bioscan_clip.reports.saved_embeddings import load_embeddings
 from projects.bioscan_clip.scoring.evaluation import Evaluation, Search, evaluate
 from projects.bioscan_clip.scoring.restriction import Restriction, described, restrict
@@ -142,7 +142,7 @@ def evaluate_saved(
         )
     check_output(out / "metrics.json", force=True)
     sets, stage = load_embeddings(path)
-    about = load_about(source)
+    about = read_about(source)
     if clibd:
         written = save_clibd(sets, stage, out)
         print(f"Saved for CLIBD in {out}: {', '.join(file.name for file in written)}")
@@ -170,26 +170,6 @@ def as_level(level: Level | bool) -> Level:
     if isinstance(named, bool) or named not in get_args(Level):
         raise ValueError(f"A report is off, light or full, but not {level!r}.")
     return named
-
-
-def load_about(folder: Path) -> dict[str, Any]:
-    """Read ``evaluation.json``; empty if there is none.
-
-    Raises
-    ------
-    ValueError
-        If it holds no JSON object.
-    """
-    path = folder / "evaluation.json"
-    if not path.is_file():
-        return {}
-    try:
-        about = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); repair it or delete it.") from error
-    if not isinstance(about, dict):
-        raise ValueError(f"{path} holds no JSON object; repair it or delete it.")
-    return about
 
 
 def headline(metrics: Mapping[str, float]) -> dict[str, float]:

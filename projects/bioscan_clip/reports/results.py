@@ -315,10 +315,10 @@ def _run_folders(folder: Path) -> list[Path]:
 
 def _read_run(folder: Path) -> Run:
     stage, metrics = _read_metrics(folder / _METRICS)
-    config = _read_config(folder)
+    config = read_config(folder)
     configured = (config.get("datasets") or {}).get(stage) or {}
     data = {role: configured.get(f"{role}_split") or {} for role in ROLES}
-    about = _read(folder / "evaluation.json", _parse_json)
+    about = read_about(folder)
     try:
         sizes = {role: sum(splits.values()) for role, splits in about.get("splits", {}).items()}
         facts = {
@@ -366,13 +366,30 @@ def _trained_seed(config: Mapping[str, Any], stage: str) -> int | None:
     """Return the seed of the training; that of an evaluation changes nothing."""
     checkpoint = config.get("resume_from_checkpoint")
     if stage == "test" and checkpoint:  # <run>/checkpoints/best.ckpt
-        config = _read_config(Path(checkpoint).parent.parent)
+        config = read_config(Path(checkpoint).parent.parent)
     seed = config.get("seed")
     return None if seed is None else int(seed)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """Return the config that Hydra saved, interpolations as they stand."""
+def read_about(folder: Path) -> dict[str, Any]:
+    """Return what was evaluated, as ``evaluation.json`` says; nothing if there is none.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged.
+    """
+    return _read(folder / "evaluation.json", _parse_json)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the config that Hydra saved, interpolations as they stand; nothing if there is none.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged.
+    """
     return _read(
         folder / _CONFIG,
         lambda path: OmegaConf.to_container(OmegaConf.load(path), resolve=False),

@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from mmlearn.tasks.hooks import EvaluationHooks
-from omegaconf import OmegaConf
 
 from projects.bioscan_clip.datasets.schema import EVALUATION_SPLITS, Role, Stage
 from projects.bioscan_clip.reports.evaluation import (
@@ -19,6 +18,7 @@ from projects.bioscan_clip.reports.evaluation import (
     evaluate_and_report,
     headline,
 )
+from projects.bioscan_clip.reports.results import read_config
 from projects.bioscan_clip.reports.saved_embeddings import save_embeddings
 from projects.bioscan_clip.scoring.evaluation import Search, check_options
 from projects.bioscan_clip.scoring.restriction import Restriction, checked
@@ -242,11 +242,9 @@ def _training_of(checkpoint: str | Path | None, folder: Path) -> dict[str, Any]:
             told = values.get("bioscan_clip") or {}
         except (OSError, RuntimeError, ValueError, UnpicklingError):
             pass  # Lightning has read it, so that all is well but the wish to know its name
-    config = folder / ".hydra" / "config.yaml"
-    if not told and config.is_file():
-        saved = OmegaConf.to_container(OmegaConf.load(config), resolve=False)
-        if isinstance(saved, dict):
-            told = {"experiment": saved.get("experiment_name"), "seed": saved.get("seed")}
+    if not told:
+        config = read_config(folder)
+        told = {"experiment": config.get("experiment_name"), "seed": config.get("seed")}
     return {
         "checkpoint": str(checkpoint) if checkpoint else None,
         "experiment": told.get("experiment"),
