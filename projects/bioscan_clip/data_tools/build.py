@@ -5,11 +5,9 @@ for the file, so that no second copy of them is kept.
 """
 
 import csv
-import multiprocessing
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from projects.bioscan_clip.data_tools.checks.photos import check_picture
+from projects.bioscan_clip.data_tools.checks.photos import check_picture, processes_for
 from projects.bioscan_clip.data_tools.cores import available_cores
 from projects.bioscan_clip.data_tools.published import (
     DatasetName,
@@ -211,21 +209,15 @@ def _check_pictures(
     """
     checked = [each for step in read_journal(journal, identity) for each in step]
     with (
-        ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool,
+        processes_for("checked pictures", processes) as pool,
         progress("Checking pictures", len(paths) - len(checked)) as advance,
     ):
-        try:
-            while len(checked) < len(paths):
-                block = paths[len(checked) : len(checked) + _BLOCK]
-                found = list(pool.map(check_picture, block, chunksize=_AT_ONCE))
-                add_to_journal(journal, found)
-                checked += found
-                advance(len(block))
-        except BrokenProcessPool as error:
-            raise OSError(
-                "A process that checked pictures was killed, perhaps for want of memory. Run the "
-                "same command again to resume, with fewer --processes."
-            ) from error
+        while len(checked) < len(paths):
+            block = paths[len(checked) : len(checked) + _BLOCK]
+            found = list(pool.map(check_picture, block, chunksize=_AT_ONCE))
+            add_to_journal(journal, found)
+            checked += found
+            advance(len(block))
     return checked
 
 

@@ -1,15 +1,12 @@
 """Check a BIOSCAN HDF5 file: what is wrong, where, and what to do about it."""
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-import h5py
-import numpy as np
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -25,24 +22,15 @@ from projects.bioscan_clip.data_tools.checks.columns import (
 from projects.bioscan_clip.data_tools.checks.finding import (
     HDF5_ERRORS,
     Finding,
-    IntArray,
     Severity,
     Subject,
     printable,
 )
-from projects.bioscan_clip.data_tools.checks.photos import (
-    choose_photos,
-    decode_photos,
-    photo_blocks,
-)
+from projects.bioscan_clip.data_tools.checks.photos import check_photos, choose_photos
 from projects.bioscan_clip.data_tools.checks.splits import (
-    check_ids,
-    check_lineages,
-    check_membership,
-    check_ranks,
-    check_species,
-    check_tokens,
-    names_and_tokens,
+    Split,
+    compare_splits,
+    read_codes,
 )
 from projects.bioscan_clip.datasets.hdf5 import open_file
 from projects.bioscan_clip.datasets.schema import (
@@ -54,7 +42,6 @@ from projects.bioscan_clip.datasets.schema import (
     TEXT_IDS,
     TEXT_MASK,
 )
-from projects.bioscan_clip.datasets.taxonomy import encode_column
 from projects.bioscan_clip.files import progress, write_whole
 
 PHOTOS_PER_SPLIT = 1000
@@ -121,24 +108,6 @@ class Report:
         }
 
 
-@dataclass
-class _Split:
-    """Columns of a split that can be checked, and their codes."""
-
-    columns: dict[str, h5py.Dataset]
-    report: SplitReport
-    ids: IntArray | None = None
-    labels: IntArray | None = None
-    names: pd.DataFrame | None = None
-
-    def has(self, subject: Subject, *names: str) -> bool:
-        """Return whether a subject can be checked, and note that it is."""
-        there = self.report.rows > 0 and all(name in self.columns for name in names)
-        if there:
-            self.report.checked[subject] = self.report.rows
-        return there
-
-
 def verify(
     path: Path, photos: int | None = PHOTOS_PER_SPLIT, processes: int | None = None
 ) -> Report:
@@ -176,17 +145,24 @@ def verify(
         splits = {}
         for name, group in groups.items():
             columns, rows, found = check_columns(name, group)
-            splits[name] = _Split(columns, SplitReport(rows, {"layout": rows}))
+            splits[name] = Split(name, columns, rows)
             findings += found
-        reports = {name: split.report for name, split in splits.items()}
-        rows_of = {name: report.rows for name, report in reports.items()}
+        rows_of = {name: split.rows for name, split in splits.items()}
         findings += check_published(path.name, path.stat().st_size, rows_of)
         with progress("Checking rows", sum(rows_of.values())) as advance:
-            for name, split in splits.items():
-                findings += _finished(_check_rows(name, split), name)
-                advance(split.report.rows)
-        findings += _finished(_check_across(layout, splits))
-        findings += _check_photos(path, splits, photos, processes)
+            for split in splits.values():
+                findings += _finished(_check_rows(split), split.name)
+                advance(split.rows)
+        findings += _finished(compare_splits(layout, list(splits.values())))
+        chosen = {
+            name: choose_photos(split.columns, photos, _SEED)
+            for name, split in splits.items()
+            if split.has(IMAGE, IMAGE_LENGTH)
+        }
+    reports = {name: SplitReport(split.rows, _checked(split)) for name, split in splits.items()}
+    for name, which in chosen.items():
+        reports[name].checked["photos"] = len(which)
+    findings += check_photos(path, chosen, processes)
     findings.sort(key=lambda finding: finding.severity)
     return Report(path, path.stat().st_size, layout, reports, findings)
 
@@ -200,54 +176,22 @@ def _finished(findings: Iterable[Finding], split: str | None = None) -> Iterator
         yield Finding("layout", "error", f"it cannot be read ({error})", remedy, split)
 
 
-def _check_rows(name: str, split: _Split) -> Iterator[Finding]:
-    """Check each row of a split, and keep the codes that comparing splits needs."""
-    columns, rows = split.columns, split.report.rows
-    if rows:
-        yield from check_values(name, columns)
-    if split.has("labels", *RANKS):
-        labels = np.empty((rows, len(RANKS)), dtype=np.int64)
-        for position, rank in enumerate(RANKS):
-            labels[:, position] = encode_column(columns[rank])
-        yield from check_ranks(name, labels)
-        split.labels = labels
-    if split.has("splits", IDENTIFIERS[0]):
-        split.ids = encode_column(columns[IDENTIFIERS[0]])
-        yield from check_ids(name, split.ids)
-    split.has("barcodes", BARCODE)
-    if split.has("tokens", TEXT_IDS, TEXT_MASK) and split.labels is not None:
-        split.names = names_and_tokens(columns[TEXT_IDS], split.labels)
+def _check_rows(split: Split) -> Iterator[Finding]:
+    if split.rows:
+        yield from check_values(split.name, split.columns)
+        yield from read_codes(split)
 
 
-def _check_across(layout: str, splits: dict[str, _Split]) -> Iterator[Finding]:
-    """Check what only shows when splits are compared."""
-    columns = {name: split.columns for name, split in splits.items()}
-    labels = {name: each.labels for name, each in splits.items() if each.labels is not None}
-    yield from check_lineages(columns, labels)
-    yield from check_species(columns, labels)
-    ids = {name: split.ids for name, split in splits.items() if split.ids is not None}
-    yield from check_membership(layout, ids)
-    names = {name: split.names for name, split in splits.items() if split.names is not None}
-    yield from check_tokens(columns, names)
-
-
-def _check_photos(
-    path: Path, splits: dict[str, _Split], photos: int | None, processes: int | None
-) -> Iterator[Finding]:
-    blocks = []
-    for name, split in splits.items():
-        if split.has("photos", IMAGE, IMAGE_LENGTH):
-            rows = choose_photos(split.columns, photos, _SEED)
-            split.report.checked["photos"] = len(rows)
-            blocks += photo_blocks(name, rows)
-    bad: defaultdict[tuple[str, Finding], list[IntArray]] = defaultdict(list)
-    with progress("Decoding photos", sum(len(block.rows) for block in blocks)) as advance:
-        for block, found in zip(blocks, decode_photos(path, blocks, processes), strict=True):
-            for finding, wrong in found.items():
-                bad[block.split, finding].append(wrong)
-            advance(len(block.rows))
-    for (name, finding), wrong_rows in bad.items():
-        yield from finding.at(name, np.concatenate(wrong_rows))
+def _checked(split: Split) -> dict[Subject, int]:
+    """Return how many rows of each subject but photos were checked."""
+    subjects: dict[Subject, bool] = {
+        "layout": True,
+        "labels": split.has(*RANKS),
+        "splits": split.has(IDENTIFIERS[0]),
+        "barcodes": split.has(BARCODE),
+        "tokens": split.has(TEXT_IDS, TEXT_MASK),
+    }
+    return {subject: split.rows for subject, was_checked in subjects.items() if was_checked}
 
 
 def save_report(report: Report, path: Path) -> None:

@@ -1,10 +1,11 @@
 """Whether photos can be decoded. Light to import, since processes are begun for it."""
 
 import multiprocessing
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -17,28 +18,26 @@ from projects.bioscan_clip.data_tools.checks.finding import HDF5_ERRORS, Finding
 from projects.bioscan_clip.data_tools.cores import available_cores
 from projects.bioscan_clip.datasets.hdf5 import Column, open_file
 from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH, MAX_ASPECT, MAX_PIXELS
+from projects.bioscan_clip.files import progress
 
 _PHOTOS_AT_ONCE = 128
+_PNG, _PNG_DEPTH = b"\x89PNG", 24  # how such a file begins, and where it says its bits per value
 _GET_AGAIN = "get these photos again, or set on_bad_image=skip to train without them"
 
 _UNDECODABLE = Finding("photos", "error", "the photo does not decode", _GET_AGAIN)
 _UNREADABLE = Finding(
     "photos", "error", "the column image cannot be read", "build or download the file again"
 )
+_DEEP = Finding(
+    "photos", "warning", "the photo has 16 bits per value, which training scales to 8",
+    "save these photos with 8 bits, which also take less room",
+)  # fmt: skip
 _NOT_ZERO = Finding(
     "photos",
     "warning",
     f"there are bytes other than zero behind the {IMAGE_LENGTH} bytes of the photo",
     f"check {IMAGE_LENGTH}: the photo may be cut off",
 )
-
-
-@dataclass(frozen=True)
-class PhotoBlock:
-    """Rows of a split to look at, int64, ascending."""
-
-    split: str
-    rows: IntArray
 
 
 def choose_photos(columns: Mapping[str, h5py.Dataset], number: int | None, seed: int) -> IntArray:
@@ -65,69 +64,79 @@ def choose_photos(columns: Mapping[str, h5py.Dataset], number: int | None, seed:
     return np.sort(np.random.default_rng(seed).choice(rows, number, replace=False))
 
 
-def photo_blocks(split: str, rows: IntArray) -> list[PhotoBlock]:
-    """Divide rows of a split into portions for :func:`decode_photos`."""
-    starts = range(0, len(rows), _PHOTOS_AT_ONCE)
-    return [PhotoBlock(split, rows[start : start + _PHOTOS_AT_ONCE]) for start in starts]
-
-
-def decode_photos(
-    path: Path, blocks: list[PhotoBlock], processes: int | None
-) -> Iterator[dict[Finding, IntArray]]:
+def check_photos(
+    path: Path, chosen: Mapping[str, IntArray], processes: int | None
+) -> Iterator[Finding]:
     """Decode photos in parallel.
 
     Parameters
     ----------
     path : pathlib.Path
         The HDF5 file.
-    blocks : list of PhotoBlock
-        What to decode.
+    chosen : mapping of str to numpy.ndarray
+        Rows of each split to decode, int64, ascending.
     processes : int, optional
         Number of processes; the number of available cores if None.
-
-    Yields
-    ------
-    dict of Finding to numpy.ndarray
-        For each block in turn, the rows with each finding.
 
     Raises
     ------
     OSError
         If a process is killed.
     """
+    blocks = [
+        (split, rows[start : start + _PHOTOS_AT_ONCE])
+        for split, rows in chosen.items()
+        for start in range(0, len(rows), _PHOTOS_AT_ONCE)
+    ]
+    found: defaultdict[tuple[str, Finding], list[int]] = defaultdict(list)
     processes = processes or available_cores()
     decode = partial(decode_block, path)
-    if processes == 1 or len(blocks) < 2:
-        yield from map(decode, blocks)
-        return
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
-    try:
-        yield from pool.map(decode, blocks)
-    except BrokenProcessPool as error:
-        raise OSError(
-            f"A process that decoded photos of {path} was killed, perhaps for want of memory. "
-            "Try fewer --processes."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with (
+        processes_for("decoded photos", processes) as pool,
+        progress("Decoding photos", len(blocks)) as advance,
+    ):
+        results = (map if processes == 1 else pool.map)(decode, blocks)
+        for (split, _), rows_with in zip(blocks, results, strict=True):
+            for finding, rows in rows_with.items():
+                found[split, finding] += rows
+            advance()
+    for (split, finding), rows in found.items():
+        yield from finding.at(split, np.array(rows, dtype=np.int64))
 
 
-def decode_block(path: Path, block: PhotoBlock) -> dict[Finding, IntArray]:
-    """Decode the photos of a block and return the rows with each finding."""
-    found: dict[Finding, list[int]] = {_UNDECODABLE: [], _NOT_ZERO: [], _UNREADABLE: []}
+def decode_block(path: Path, block: tuple[str, IntArray]) -> dict[Finding, list[int]]:
+    """Decode the photos in some rows of a split and return the rows with each finding."""
+    split, rows = block
+    found: defaultdict[Finding, list[int]] = defaultdict(list)
     with open_file(path) as file, path.open("rb", buffering=0) as raw:
         try:
-            group = file[block.split]
-            lengths = Column(group[IMAGE_LENGTH], raw).read(block.rows).tolist()
-            photos = Column(group[IMAGE], raw).read(block.rows)
+            lengths = Column(file[split][IMAGE_LENGTH], raw).read(rows).tolist()
+            photos = Column(file[split][IMAGE], raw).read(rows)
         except HDF5_ERRORS:
-            return {_UNREADABLE: block.rows}
-    for row, photo, length in zip(block.rows.tolist(), photos, lengths, strict=True):
-        if problem_of(photo[:length].tobytes()):
+            return {_UNREADABLE: rows.tolist()}
+    for row, photo, length in zip(rows.tolist(), photos, lengths, strict=True):
+        content = photo[:length].tobytes()
+        if problem_of(content):
             found[_UNDECODABLE].append(row)
+        elif content.startswith(_PNG) and content[_PNG_DEPTH] > 8:
+            found[_DEEP].append(row)
         if photo[length:].any():
             found[_NOT_ZERO].append(row)
-    return {finding: np.array(rows, dtype=np.int64) for finding, rows in found.items()}
+    return dict(found)
+
+
+@contextmanager
+def processes_for(work: str, number: int) -> Iterator[ProcessPoolExecutor]:
+    """Begin processes; where one is killed, that is an OSError which says what it did."""
+    try:
+        # Spawned, not forked: PyTorch may run threads here.
+        with ProcessPoolExecutor(number, multiprocessing.get_context("spawn")) as pool:
+            yield pool
+    except BrokenProcessPool as error:
+        raise OSError(
+            f"A process that {work} was killed, perhaps for want of memory. Run the same command "
+            "again, with fewer --processes."
+        ) from error
 
 
 def check_picture(path: Path) -> int | str:
@@ -148,8 +157,6 @@ def problem_of(photo: bytes, formats: tuple[str, ...] = ("JPEG", "PNG")) -> str 
             width, height = picture.size
             if width * height > MAX_PIXELS or max(picture.size) > MAX_ASPECT * min(picture.size):
                 return f"has {width:,} x {height:,} pixels, which training does not read"
-            if picture.mode.startswith("I") or (picture.format == "PNG" and photo[24] > 8):
-                return "has 16 bits per value, of which training reads 8"
             picture.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return f"does not decode: {error}"

@@ -1,7 +1,8 @@
 """Whether splits hold the specimens, species and names that they should, and no others."""
 
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import Final
 
@@ -13,15 +14,52 @@ from projects.bioscan_clip.data_tools.checks.finding import Finding, IntArray, b
 from projects.bioscan_clip.data_tools.splits import BASE_SPLITS, SINGLETON, UNIONS
 from projects.bioscan_clip.datasets.schema import (
     EVALUATION_SPLITS,
+    IDENTIFIERS,
     RANKS,
     SEEN_KEYS,
     TEXT_IDS,
+    TEXT_MASK,
     TRAINING_SPLIT,
 )
-from projects.bioscan_clip.datasets.taxonomy import UNKNOWN
+from projects.bioscan_clip.datasets.taxonomy import UNKNOWN, encode_column
 
 Columns = Mapping[str, Mapping[str, h5py.Dataset]]
 """By split, its columns."""
+
+
+@dataclass
+class Split:
+    """The columns of a split that can be used, and what they hold, as far as there is any.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    columns : dict of str to h5py.Dataset
+        Its columns.
+    rows : int
+        Its number of specimens.
+    ids : numpy.ndarray
+        Codes of sampleids, int64, shape ``(N,)``.
+    labels : numpy.ndarray
+        Codes of the four ranks, int64, shape ``(N, 4)``.
+    tokens : pandas.DataFrame
+        Which names and tokens meet: one row for each distinct pair, with `name` and `tokens`
+        (hashes), `row` (the first that has the pair), `complete` (whether the tokens are neither
+        cut nor hold an unknown word, so that no other name should have them).
+    """
+
+    name: str
+    columns: dict[str, h5py.Dataset]
+    rows: int
+    ids: IntArray | None = None
+    labels: IntArray | None = None
+    tokens: pd.DataFrame | None = None
+
+    def has(self, *columns: str) -> bool:
+        """Return whether there are such columns, with rows."""
+        return self.rows > 0 and all(name in self.columns for name in columns)
+
 
 # Of which kinds of specimens each split consists. Splits that share no kind are disjoint, a split
 # whose kinds are among another's lies in it, and one whose kinds others cover holds nothing else.
@@ -78,30 +116,46 @@ _LEAKED = Finding(
 )
 
 
-def check_ids(split: str, ids: IntArray) -> list[Finding]:
-    """Check that no specimen is in a split twice; `ids` are codes of sampleids, int64, ``(N,)``."""
-    known = np.flatnonzero(ids != UNKNOWN)
-    first = np.unique(ids[known], return_index=True)[1]
-    repeated = np.delete(known, first)
-    return [*_NO_ID.at(split, np.flatnonzero(ids == UNKNOWN)), *_TWICE.at(split, repeated)]
+def read_codes(split: Split) -> Iterator[Finding]:
+    """Read codes and tokens of a split, and check that its specimens are different ones."""
+    if split.has(*RANKS):
+        codes = [encode_column(split.columns[rank]) for rank in RANKS]
+        split.labels = np.stack(codes, axis=1)
+        wrong = (codes[_SPECIES] != UNKNOWN) & (codes[_GENUS] == UNKNOWN)
+        yield from _NO_GENUS.at(split.name, np.flatnonzero(wrong))
+    if split.has(IDENTIFIERS[0]):
+        split.ids = encode_column(split.columns[IDENTIFIERS[0]])
+        known = np.flatnonzero(split.ids != UNKNOWN)
+        first = np.unique(split.ids[known], return_index=True)[1]
+        yield from _NO_ID.at(split.name, np.flatnonzero(split.ids == UNKNOWN))
+        yield from _TWICE.at(split.name, np.delete(known, first))
+    if split.has(TEXT_IDS, TEXT_MASK) and split.labels is not None:
+        split.tokens = _names_and_tokens(split.columns[TEXT_IDS], split.labels)
 
 
-def check_ranks(split: str, labels: IntArray) -> list[Finding]:
-    """Check that no species of a split lacks its genus; `labels` are codes, int64, ``(N, 4)``."""
-    wrong = (labels[:, _SPECIES] != UNKNOWN) & (labels[:, _GENUS] == UNKNOWN)
-    return _NO_GENUS.at(split, np.flatnonzero(wrong))
-
-
-def check_membership(layout: str, ids: Mapping[str, IntArray]) -> Iterator[Finding]:
-    """Check which splits share specimens, against the layout of a published file.
+def compare_splits(layout: str, splits: Sequence[Split]) -> Iterator[Finding]:
+    """Check what only shows when splits are compared.
 
     Parameters
     ----------
     layout : str
         ``BIOSCAN-1M`` or ``BIOSCAN-5M``.
-    ids : mapping of str to numpy.ndarray
-        Codes of the sampleids of each split, int64, shape ``(N,)``.
+    splits : sequence of Split
+        After :func:`read_codes`.
     """
+    columns = {split.name: split.columns for split in splits}
+    labels = {split.name: split.labels for split in splits if split.labels is not None}
+    yield from _check_lineages(columns, labels)
+    yield from _check_species(columns, labels)
+    yield from _check_membership(layout, {s.name: s.ids for s in splits if s.ids is not None})
+    pairs = [split.tokens.assign(split=split.name) for split in splits if split.tokens is not None]
+    if pairs:
+        met = pd.concat(pairs).drop_duplicates(["name", "tokens"])
+        yield from _check_tokens(columns, met)
+
+
+def _check_membership(layout: str, ids: Mapping[str, IntArray]) -> Iterator[Finding]:
+    """Check which splits share specimens, against the layout of a published file."""
     kinds = {name: parts for name, parts in _KINDS[layout].items() if name in ids}
     members = {name: np.unique(ids[name][ids[name] != UNKNOWN]) for name in kinds}
 
@@ -131,16 +185,8 @@ def check_membership(layout: str, ids: Mapping[str, IntArray]) -> Iterator[Findi
             yield from wrong(one, shared, f"the specimen is also in {other}")
 
 
-def check_species(columns: Columns, labels: Mapping[str, IntArray]) -> Iterator[Finding]:
-    """Check that unseen species are unseen in training, and seen ones seen.
-
-    Parameters
-    ----------
-    columns : mapping
-        Columns of each split.
-    labels : mapping of str to numpy.ndarray
-        Codes of the names in each split, int64, shape ``(N, 4)``.
-    """
+def _check_species(columns: Columns, labels: Mapping[str, IntArray]) -> Iterator[Finding]:
+    """Check that unseen species are unseen in training, and seen ones seen."""
     species = {split: codes[:, _SPECIES] for split, codes in labels.items()}
     seen = {splits["seen"] for splits in EVALUATION_SPLITS.values()}
     for split, codes in species.items():
@@ -167,16 +213,11 @@ def _never_met(reference: str) -> Finding:
     )
 
 
-def check_lineages(columns: Columns, labels: Mapping[str, IntArray]) -> Iterator[Finding]:
+def _check_lineages(columns: Columns, labels: Mapping[str, IntArray]) -> Iterator[Finding]:
     """Check over all splits that each taxon has one parent.
 
     A genus name may rightly stand in two families, as zoology and botany, and more rarely zoology
     itself, used some names twice. A species' name holds its genus, so that two are a mistake.
-
-    Parameters
-    ----------
-    columns, labels : mapping
-        As for :func:`check_species`.
     """
     for child in range(len(RANKS) - 1, 0, -1):
         met = [_parents(split, codes, child) for split, codes in labels.items()]
@@ -219,23 +260,8 @@ def _describe(columns: Columns, group: pd.DataFrame, child: int) -> str:
     return f"{name}: {', '.join(parts)}"
 
 
-def names_and_tokens(ids: h5py.Dataset, labels: IntArray) -> pd.DataFrame:
-    """Return which names and tokens meet in a split.
-
-    Parameters
-    ----------
-    ids : h5py.Dataset
-        Token ids, ``(N, 20)``.
-    labels : numpy.ndarray
-        Codes of the four ranks, int64, shape ``(N, 4)``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row for each distinct pair: `name` and `tokens` (hashes), `row` (the first that has the
-        pair), `complete` (whether the tokens are neither cut nor hold an unknown word, so that no
-        other name should have them).
-    """
+def _names_and_tokens(ids: h5py.Dataset, labels: IntArray) -> pd.DataFrame:
+    """Return which names and tokens meet in a split; see :class:`Split`."""
     pairs = []
     for start, block in blocks({TEXT_IDS: ids}):
         tokens = block[TEXT_IDS]
@@ -255,21 +281,8 @@ def _hashes(rows: IntArray) -> pd.Series:
     return pd.util.hash_pandas_object(pd.DataFrame(rows), index=False)
 
 
-def check_tokens(columns: Columns, pairs: Mapping[str, pd.DataFrame]) -> Iterator[Finding]:
-    """Check that a name has the same tokens everywhere, and different names different ones.
-
-    Parameters
-    ----------
-    columns : mapping
-        Columns of each split.
-    pairs : mapping of str to pandas.DataFrame
-        What :func:`names_and_tokens` returns for each split.
-    """
-    if not pairs:
-        return
-    met = pd.concat([pair.assign(split=split) for split, pair in pairs.items()])
-    met = met.drop_duplicates(["name", "tokens"])
-
+def _check_tokens(columns: Columns, met: pd.DataFrame) -> Iterator[Finding]:
+    """Check that a name has the same tokens everywhere, and different names different ones."""
     changing = met[met.duplicated("name", keep=False)].groupby("name", sort=False)
     if len(changing):
         examples = [
