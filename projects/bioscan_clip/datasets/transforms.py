@@ -6,7 +6,7 @@ What is the same work for every pixel of a batch (flips, rotation, normalisation
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final
@@ -200,7 +200,12 @@ def finish_batch(batch: dict[str, Any]) -> dict[str, Any]:
     return finished | {"rgb": finish(photos, batch.get(POSE))}
 
 
-def finish(photos: torch.Tensor, poses: torch.Tensor | None = None) -> torch.Tensor:
+def finish(
+    photos: torch.Tensor,
+    poses: torch.Tensor | None = None,
+    mean: Sequence[float] = CLIP_MEAN,
+    std: Sequence[float] = CLIP_STD,
+) -> torch.Tensor:
     """Flip, rotate and normalise a batch of photos, on the device that they are on.
 
     Parameters
@@ -209,23 +214,25 @@ def finish(photos: torch.Tensor, poses: torch.Tensor | None = None) -> torch.Ten
         uint8, shape ``(B, 3, S, S)``.
     poses : torch.Tensor, optional
         float32, shape ``(B, 2, 2)``; see :class:`Augmentation`. None leaves photos upright.
+    mean, std : sequence of float
+        Of red, green and blue, 0 to 1, by which photos are normalised. Default to CLIP's.
 
     Returns
     -------
     torch.Tensor
         float32, shape ``(B, 3, S, S)``. Pixels from outside a photo are 0, the mean colour.
     """
-    mean = 255 * photos.new_tensor(CLIP_MEAN, dtype=torch.float32)[:, None, None]
-    std = 255 * photos.new_tensor(CLIP_STD, dtype=torch.float32)[:, None, None]
+    middle = 255 * photos.new_tensor(mean, dtype=torch.float32)[:, None, None]
+    spread = 255 * photos.new_tensor(std, dtype=torch.float32)[:, None, None]
     finished = torch.empty(photos.shape, dtype=torch.float32, device=photos.device)
     at_once = _ON_CPU_AT_ONCE if photos.device.type == "cpu" else max(len(photos), 1)
     for start in range(0, len(photos), at_once):
         part = slice(start, start + at_once)
         if poses is None:
-            torch.sub(photos[part], mean, out=finished[part]).div_(std)
+            torch.sub(photos[part], middle, out=finished[part]).div_(spread)
         else:
             posed, inside = _pose(photos[part], poses[part])
-            torch.sub(posed, mean, out=finished[part]).div_(std).mul_(inside[:, None])
+            torch.sub(posed, middle, out=finished[part]).div_(spread).mul_(inside[:, None])
     return finished
 
 

@@ -2,15 +2,17 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from mmlearn.datasets.core import Modalities
-from peft import PeftConfig, get_peft_model
+from mmlearn.datasets.core.modalities import Modalities
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 from transformers.modeling_outputs import BaseModelOutput
 
 from projects.bioscan_clip.encoders.weights import PretrainedWeights, load_into, load_weights
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +84,7 @@ class BarcodeBERT(nn.Module):
         vocab_size: int,
         projection_dim: int,
         pretrained_checkpoint_path: str | None = None,
-        peft_config: PeftConfig | None = None,
+        peft_config: "PeftConfig | None" = None,
         model_config_kwargs: Mapping[str, Any] | None = None,
         pooling: Pooling = "softmax_mean",
     ) -> None:
@@ -111,7 +113,11 @@ class BarcodeBERT(nn.Module):
         if pooling == "hidden_mean":
             model.cls.predictions.transform.requires_grad_(False)
 
-        self.model = model if peft_config is None else get_peft_model(model, peft_config)
+        if peft_config is not None:
+            from peft import get_peft_model  # takes a second to import
+
+            model = get_peft_model(model, peft_config)
+        self.model = model
 
     def forward(self, inputs: dict[str, Any]) -> BaseModelOutput:
         """Embed a batch of barcodes.

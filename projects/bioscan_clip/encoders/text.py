@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from mmlearn.datasets.core import Modalities
-from mmlearn.modules.encoders.text import HFTextEncoder
+from mmlearn.datasets.core.modalities import Modalities
+from torch import nn
+from transformers import AutoConfig, AutoModelForTextEncoding, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 if TYPE_CHECKING:
@@ -17,20 +18,26 @@ BERT_SAMPLE: Final[str] = str(Path(__file__).parent / "bert-sample")
 Pooling = Literal["mean", "masked_mean"]
 
 
-class TextEncoder(HFTextEncoder):
+class TextEncoder(nn.Module):
     """mmlearn's Hugging Face text encoder, with a mean over tokens that may leave out padding.
+
+    State dict and arguments are those of its ``HFTextEncoder``, which takes longer to import.
 
     Parameters
     ----------
-    model_name_or_path : str
-        Name of a model on the Hugging Face Hub, or a local folder.
+    model_name_or_path : str or transformers.PretrainedConfig
+        Name of a model on the Hugging Face Hub, a local folder, or the configuration itself, which
+        comes without weights.
     pretrained : bool, default=True
         Whether to load the model's weights, not only its configuration.
     pooling : {"mean", "masked_mean"}, default="mean"
         Mean of the last hidden state over all positions, as CLIBD and mmlearn's project do, or over
         those only that the attention mask keeps.
-    freeze_layers, freeze_layer_norm
-        As in ``HFTextEncoder``.
+    freeze_layers : bool, int, float or list of int, default=False
+        Layers that are not trained, of the embeddings and the layers after them: all, the first so
+        many, the first so large a share, or those at these positions.
+    freeze_layer_norm : bool, default=True
+        Whether layer normalisation is frozen with its layer.
     peft_config : peft.PeftConfig, optional
         How to tune a few parameters only; see `peft <https://huggingface.co/docs/peft>`_.
     model_config_kwargs : mapping, optional
@@ -46,7 +53,7 @@ class TextEncoder(HFTextEncoder):
 
     def __init__(
         self,
-        model_name_or_path: str,
+        model_name_or_path: str | PretrainedConfig,
         pretrained: bool = True,
         pooling: Pooling = "mean",
         freeze_layers: int | float | list[int] | bool = False,
@@ -54,27 +61,19 @@ class TextEncoder(HFTextEncoder):
         peft_config: "PeftConfig | None" = None,
         model_config_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        super().__init__()
         if pooling not in get_args(Pooling):
             raise ValueError(
                 f"`pooling` is {pooling!r}; choose one of {', '.join(get_args(Pooling))}."
             )
-        try:
-            super().__init__(
-                model_name_or_path,
-                pretrained=pretrained,
-                freeze_layers=freeze_layers,
-                freeze_layer_norm=freeze_layer_norm,
-                peft_config=peft_config,
-                model_config_kwargs=dict(model_config_kwargs or {}),
-            )
-        except OSError as error:
-            needed = "config.json and its weights" if pretrained else "config.json"
-            raise OSError(
-                f"The text model {model_name_or_path!r} cannot be loaded: run once where there is "
-                "internet, so that it is downloaded and cached, or set `model_name_or_path` to a "
-                f"local folder with {needed}."
-            ) from error
         self.pooling = pooling
+        model = _load(model_name_or_path, pretrained, dict(model_config_kwargs or {}))
+        _freeze(model, freeze_layers, freeze_layer_norm)
+        if peft_config is not None:
+            from peft import get_peft_model  # takes a second to import
+
+            model = get_peft_model(model, peft_config)
+        self.model = model
 
     def forward(self, inputs: dict[str, Any]) -> BaseModelOutput:
         """Embed a batch of names.
@@ -90,10 +89,45 @@ class TextEncoder(HFTextEncoder):
         BaseModelOutput
             ``last_hidden_state`` is the embedding, shape ``(B, hidden_size)``.
         """
-        hidden = super().forward(inputs).last_hidden_state
+        mask = inputs.get(Modalities.TEXT.attention_mask)
+        outputs = self.model(input_ids=inputs[Modalities.TEXT.name], attention_mask=mask)
+        hidden = outputs.last_hidden_state
         if self.pooling == "mean":
             embedding = hidden.mean(dim=1)
         else:
-            mask = inputs[Modalities.TEXT.attention_mask].unsqueeze(-1).to(hidden.dtype)
-            embedding = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+            kept = inputs[Modalities.TEXT.attention_mask].unsqueeze(-1).to(hidden.dtype)
+            embedding = (hidden * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
         return BaseModelOutput(last_hidden_state=embedding)
+
+
+def _load(name: str | PretrainedConfig, pretrained: bool, options: dict[str, Any]) -> Any:
+    options = {"add_pooling_layer": False} | options
+    if isinstance(name, PretrainedConfig):
+        return AutoModelForTextEncoding.from_config(name, **options)
+    try:
+        if pretrained:
+            return AutoModelForTextEncoding.from_pretrained(name, **options)
+        config, others = AutoConfig.from_pretrained(name, return_unused_kwargs=True, **options)
+        return AutoModelForTextEncoding.from_config(config, **others)
+    except OSError as error:
+        needed = "config.json and its weights" if pretrained else "config.json"
+        raise OSError(
+            f"The text model {name!r} cannot be loaded: run once where there is internet, so that "
+            "it is downloaded and cached, or set `model_name_or_path` to a local folder with "
+            f"{needed}."
+        ) from error
+
+
+def _freeze(model: Any, chosen: int | float | list[int] | bool, norms: bool) -> None:
+    if chosen is False:
+        return
+    layers = [model.embeddings, *model.encoder.layer]
+    if isinstance(chosen, list):
+        frozen = [layers[place] for place in chosen]
+    elif chosen is True:
+        frozen = [model]
+    else:
+        frozen = layers[: int(chosen * len(layers)) if isinstance(chosen, float) else chosen]
+    for layer in frozen:
+        for name, parameter in layer.named_parameters():
+            parameter.requires_grad_("LayerNorm" in name and not norms)

@@ -141,6 +141,61 @@ def load_into(
     return kept
 
 
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a training's checkpoint without running code of its own.
+
+    mmlearn's own checkpoints hold, beside the weights, objects of classes such as its optimizer's.
+    Whatever is neither a tensor nor a plain value is read as an inert stand-in.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        A file that Lightning wrote.
+
+    Returns
+    -------
+    dict
+        What Lightning collected: ``state_dict``, on the CPU, and all else.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged, no checkpoint, or holds what PyTorch never reads safely.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint {path}.")
+    try:
+        others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(_Inert, name) for name in others]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # what a damaged pickle raises cannot be foreseen
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint: it is damaged, no checkpoint, or would run "
+            "code when it is read. Compare its size with the original's, or take another one."
+        ) from error
+    if not isinstance(content, dict) or not _is_state_dict(content.get("state_dict")):
+        raise ValueError(
+            f"{path} is no checkpoint of a training: expected a dictionary with `state_dict`."
+        )
+    return content
+
+
+class _Inert:
+    """Stands in for an object of any class; takes what it was made of and does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
 def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":

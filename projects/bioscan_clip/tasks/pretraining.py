@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from projects.bioscan_clip.datasets.schema import TEXT_IDS
 from projects.bioscan_clip.datasets.transforms import finish_batch
 from projects.bioscan_clip.encoders import BarcodeBERT, TextEncoder
+from projects.bioscan_clip.encoders.batches import in_eights
 from projects.bioscan_clip.tasks.checkpoints import (
     BASE_KEY,
     check_fit,
@@ -128,7 +129,7 @@ class BioscanPretraining(ContrastivePretraining):
             return encoded
         if modality.name not in self._encoded:
             specimens = len(inputs[modality.name])
-            self._encoded[modality.name] = super().encode(_in_eights(inputs), modality)[:specimens]
+            self._encoded[modality.name] = super().encode(in_eights(inputs), modality)[:specimens]
         encoded = self._encoded[modality.name]
         return F.normalize(encoded, p=2, dim=-1) if normalize else encoded
 
@@ -348,24 +349,6 @@ def encode_in_chunks(
         part = {name: value[start : start + chunk_size] for name, value in tensors.items()}
         embeddings.append(checkpoint(encode, batch | part, use_reentrant=False))
     return torch.cat(embeddings)
-
-
-def _in_eights(batch: dict[str, Any]) -> dict[str, Any]:
-    """Repeat a batch's first row until there is a multiple of eight.
-
-    Kernels sum in another order for the rows that are left over from their blocks. Without such
-    rows, an embedding on a CPU does not depend on the batch it came in, to the last bit, and
-    neither do the neighbours found by it.
-    """
-    rows = len(next(value for value in batch.values() if isinstance(value, torch.Tensor)))
-    if rows % 8 == 0:
-        return batch
-    positions = torch.arange(rows + -rows % 8)
-    positions[rows:] = 0
-    return {
-        name: value[positions.to(value.device)] if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
-    }
 
 
 def _check_chunks(task: ContrastivePretraining, chunk_size: int) -> None:

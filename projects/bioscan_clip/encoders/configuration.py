@@ -1,0 +1,192 @@
+"""What a checkpoint says of its model: how to build the encoders and to prepare their input."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from torch import Tensor
+
+from projects.bioscan_clip.datasets.schema import BARCODE
+from projects.bioscan_clip.datasets.transforms import CLIP_MEAN, CLIP_STD
+
+CONFIGURATION_KEY: Final = "bioscan_clip"
+"""Where a checkpoint holds it."""
+
+FORMAT_VERSION: Final = 1
+SAMPLE_TOKENIZER: Final = "bert-sample"
+"""The tokenizer of the sample's invented names, which is part of this package."""
+
+MODALITIES: Final = ("rgb", "dna", "text")
+
+_REFERENCE_BARCODES: Final = 500
+# What an encoder is; its other arguments say where first weights are from and what is trained.
+_ARGUMENTS: Final = ("_target_", "model_name", "projection_dim", "model_kwargs", "pooling")
+_NOT_OF_THE_MODEL: Final = ("transformers_version", "_name_or_path", "dtype", "use_cache")
+
+
+def describe_model(
+    config: Mapping[str, Any], bert_configs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Describe the model of a training, in plain values.
+
+    Parameters
+    ----------
+    config : mapping
+        Of the composed configuration, resolved: ``encoders`` and ``heads`` of the task, ``dataset``
+        that it is trained on, and ``experiment`` and ``seed`` if known.
+    bert_configs : mapping of str to mapping
+        Arguments of :class:`transformers.BertConfig`, or of another text model's configuration, for
+        ``dna`` and ``text``.
+
+    Returns
+    -------
+    dict
+        ``format_version``, ``version`` of this project, ``experiment``, ``seed``, and for each of
+        the ``modalities``: ``encoder`` with its class and arguments, ``lora`` and ``head`` or None,
+        and ``preprocessing`` of photos or ``tokenizer`` of texts.
+    """
+    heads = config.get("heads") or {}
+    modalities = {}
+    for name in MODALITIES:
+        encoder = config["encoders"].get(name)
+        if encoder is None:
+            continue
+        modalities[name] = {
+            "encoder": {key: encoder[key] for key in _ARGUMENTS if key in encoder}
+            | ({"config": _of_the_model(bert_configs[name])} if name in bert_configs else {}),
+            "lora": _plain(encoder.get("peft_config")),
+            "head": _plain(heads.get(name)),
+        } | _preparation(name, encoder, config["dataset"])
+    return {
+        "format_version": FORMAT_VERSION,
+        "version": version("bioscan-clip"),
+        "experiment": config.get("experiment"),
+        "seed": config.get("seed"),
+        "modalities": modalities,
+    }
+
+
+def check_format(configuration: Mapping[str, Any], where: str | Path) -> None:
+    """Refuse the configuration of a model that this version cannot read.
+
+    Parameters
+    ----------
+    configuration : mapping
+        From :func:`describe_model`, perhaps of another version.
+    where : str or pathlib.Path
+        The file it is from, for the message.
+
+    Raises
+    ------
+    ValueError
+        If a newer version wrote it.
+    """
+    found = configuration.get("format_version")
+    if found != FORMAT_VERSION:
+        raise ValueError(
+            f"{where} was written by bioscan-clip {configuration.get('version')} in format "
+            f"{found}, but this version reads format {FORMAT_VERSION}: update bioscan-clip."
+        )
+
+
+def infer_bert_config(
+    state_dict: Mapping[str, Tensor], encoder: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Infer the sizes of a BarcodeBERT from its weights.
+
+    Parameters
+    ----------
+    state_dict : mapping of str to torch.Tensor
+        Of the checkpoint.
+    encoder : mapping
+        The encoder's arguments, which say what weights do not tell, the number of heads say.
+
+    Returns
+    -------
+    dict
+        Arguments of :class:`transformers.BertConfig`.
+    """
+    shapes = {
+        name.replace(".base_layer.", ".").partition(".bert.")[2]: tuple(weight.shape)
+        for name, weight in state_dict.items()
+        if name.startswith("encoders.dna.")
+    }
+    vocabulary, hidden = shapes["embeddings.word_embeddings.weight"]
+    layers = {name.split(".")[2] for name in shapes if name.startswith("encoder.layer.")}
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": max(1, hidden // 64),
+        "intermediate_size": shapes["encoder.layer.0.intermediate.dense.weight"][0],
+        "max_position_embeddings": shapes["embeddings.position_embeddings.weight"][0],
+        "type_vocab_size": shapes["embeddings.token_type_embeddings.weight"][0],
+    } | (encoder.get("model_config_kwargs") or {})
+
+
+def tokenizer_name(model_name_or_path: str) -> str:
+    """Return what a text model's tokenizer is called, wherever this package is installed."""
+    folder = Path(model_name_or_path)
+    is_sample = folder.parts[-2:] == ("encoders", SAMPLE_TOKENIZER)
+    return SAMPLE_TOKENIZER if is_sample else model_name_or_path
+
+
+def read_reference_barcodes(dataset: Mapping[str, Any]) -> list[str]:
+    """Read some barcodes of a training split, by which others are placed.
+
+    Parameters
+    ----------
+    dataset : mapping
+        Arguments of :class:`~projects.bioscan_clip.datasets.BIOSCANInsectDataset`.
+
+    Returns
+    -------
+    list of str
+        500 or fewer, evenly spread over the split, without those that are empty.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged.
+    """
+    from projects.bioscan_clip.datasets.hdf5 import open_file  # pandas takes its time to import
+
+    with open_file(dataset["path_to_hdf5_file"]) as file:
+        column = file[dataset["split"]][BARCODE]
+        count = min(len(column), _REFERENCE_BARCODES)
+        rows = np.unique(np.linspace(0, len(column) - 1, count).astype(np.int64))
+        barcodes = [column[row].decode("ascii", "replace") for row in rows]
+    return [barcode for barcode in barcodes if barcode]
+
+
+def _preparation(
+    modality: str, encoder: Mapping[str, Any], dataset: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return how the input of a modality is prepared."""
+    if modality == "rgb":
+        size = dataset.get("image_size", 224)
+        return {
+            "preprocessing": {"image_size": size, "mean": list(CLIP_MEAN), "std": list(CLIP_STD)}
+        }
+    if modality == "dna":
+        tokenizer = dataset.get("tokenizer") or {}
+        return {
+            "tokenizer": {
+                name: tokenizer.get(name, default)
+                for name, default in (("k", 5), ("stride", 5), ("max_length", 660))
+            }
+        }
+    return {"tokenizer": {"name": tokenizer_name(encoder["model_name_or_path"])}}
+
+
+def _of_the_model(bert_config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in bert_config.items() if name not in _NOT_OF_THE_MODEL}
+
+
+def _plain(node: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a node of the configuration without what is not set."""
+    return None if node is None else {k: v for k, v in node.items() if v is not None}

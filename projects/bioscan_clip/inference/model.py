@@ -1,0 +1,515 @@
+"""A trained model as a tool: it embeds photos, barcodes and names as they come."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from projects.bioscan_clip.datasets.schema import TEXT_IDS, TEXT_MASK
+from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
+from projects.bioscan_clip.encoders.batches import in_eights
+from projects.bioscan_clip.encoders.configuration import (
+    CONFIGURATION_KEY,
+    SAMPLE_TOKENIZER,
+    check_format,
+    describe_model,
+    infer_bert_config,
+    read_reference_barcodes,
+    tokenizer_name,
+)
+from projects.bioscan_clip.encoders.text import BERT_SAMPLE
+from projects.bioscan_clip.encoders.weights import PretrainedWeights, load_into, read_checkpoint
+from projects.bioscan_clip.files import progress
+from projects.bioscan_clip.inference.barcodes import BarcodePlacer, clean_barcode
+from projects.bioscan_clip.inference.network import Network, embedding_width
+
+if TYPE_CHECKING:
+    from projects.bioscan_clip.inference.photos import Photo
+
+logger = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[np.float32]
+OnError = Literal["raise", "skip"]
+
+_CONFIG: Final = Path(".hydra") / "config.yaml"
+_BEST: Final = Path("checkpoints") / "best.ckpt"
+_LOGIT_SCALE: Final = "log_logit_scale"
+_WORDS: Final = {"rgb": "photos", "dna": "barcodes", "text": "names"}
+
+
+@dataclass
+class Encoded:
+    """Embeddings where some of the input may have been broken.
+
+    Attributes
+    ----------
+    embeddings : numpy.ndarray
+        float32, shape ``(N, D)``, of unit length; NaN in the rows of `errors`.
+    errors : dict of int to str
+        Why a row has no embedding.
+    notes : dict of int to str
+        What was done to a row's photo or barcode, and what makes it less reliable.
+    """
+
+    embeddings: FloatArray
+    errors: dict[int, str] = field(default_factory=dict)
+    notes: dict[int, str] = field(default_factory=dict)
+
+
+class Model:
+    """A trained model; see :func:`load_model`.
+
+    Parameters
+    ----------
+    configuration : mapping
+        From :func:`~projects.bioscan_clip.encoders.configuration.describe_model`.
+    state_dict : mapping of str to torch.Tensor
+        Weights by the names that checkpoints give them.
+    device : torch.device or str
+        Where to compute.
+    source : str or pathlib.Path
+        Where the weights are from, for messages.
+
+    Attributes
+    ----------
+    configuration : dict
+        What the model is, in plain values.
+    device : torch.device
+        Where it computes.
+    logit_scale : float
+        By which similarities are multiplied in training.
+
+    Raises
+    ------
+    ValueError
+        If the configuration names an encoder that this class cannot build, or the weights are of
+        another model.
+    """
+
+    def __init__(
+        self,
+        configuration: Mapping[str, Any],
+        state_dict: Mapping[str, Tensor],
+        device: torch.device | str = "cpu",
+        source: str | Path = "the checkpoint",
+    ) -> None:
+        self.configuration = dict(configuration)
+        self.device = torch.device(device)
+        self._network = Network(configuration["modalities"])
+        weights = dict(state_dict)
+        self.logit_scale = float(weights.pop(_LOGIT_SCALE, torch.zeros(())).exp())
+        load_into(self._network, PretrainedWeights(Path(source), weights))
+        self._network.to(self.device).eval().requires_grad_(False)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What it embeds: ``rgb``, ``dna`` and ``text``, or some of them."""
+        return tuple(self.configuration["modalities"])
+
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+        return embedding_width(next(iter(self.configuration["modalities"].values())))
+
+    @cached_property
+    def hash(self) -> str:
+        """64 hexadecimal digits that change with any weight and any way of preparing the input."""
+        parts = {
+            name: {key: value for key, value in part.items() if key != "reference_barcodes"}
+            for name, part in self.configuration["modalities"].items()
+        }
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+        for name, weight in sorted(self._network.state_dict().items()):
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+            digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    @cached_property
+    def placer(self) -> BarcodePlacer:
+        """Places barcodes in the frame that the model was trained on."""
+        return BarcodePlacer(self._part("dna").get("reference_barcodes") or ())
+
+    @overload
+    def encode_image(
+        self,
+        photos: "Iterable[Photo]",
+        batch_size: int = 64,
+        show_progress: bool = False,
+        on_error: Literal["raise"] = "raise",
+        crop: Literal["none", "auto"] = "none",
+    ) -> FloatArray: ...
+    @overload
+    def encode_image(
+        self,
+        photos: "Iterable[Photo]",
+        batch_size: int = 64,
+        show_progress: bool = False,
+        *,
+        on_error: Literal["skip"],
+        crop: Literal["none", "auto"] = "none",
+    ) -> Encoded: ...
+    def encode_image(
+        self,
+        photos: "Iterable[Photo]",
+        batch_size: int = 64,
+        show_progress: bool = False,
+        on_error: OnError = "raise",
+        crop: Literal["none", "auto"] = "none",
+    ) -> FloatArray | Encoded:
+        """Embed photos.
+
+        Parameters
+        ----------
+        photos : iterable of str, pathlib.Path, bytes, PIL.Image.Image or numpy.ndarray
+            N photos: files, their bytes, PIL images, or uint8 arrays of shape ``(H, W)`` or
+            ``(H, W, 3)``.
+        batch_size : int, default=64
+            Photos that go through the encoder at once.
+        show_progress : bool, default=False
+            Whether to show a progress bar.
+        on_error : {"raise", "skip"}, default="raise"
+            What a photo that cannot be read does: raise an error that names it, or get a row of NaN
+            and a reason.
+        crop : {"none", "auto"}, default="none"
+            Photos as they are, or cut to the specimen on a plain background, as those that BIOSCAN
+            models were trained on are; see
+            :func:`~projects.bioscan_clip.inference.photos.crop_specimen`.
+
+        Returns
+        -------
+        numpy.ndarray or Encoded
+            float32, shape ``(N, D)``, of unit length; with ``on_error="skip"`` an
+            :class:`Encoded`.
+
+        Raises
+        ------
+        ValueError
+            If a photo cannot be read, or the model has no encoder of photos.
+        """
+        from projects.bioscan_clip.datasets.transforms import finish
+        from projects.bioscan_clip.inference.photos import read_ahead
+
+        preprocessing = self._part("rgb")["preprocessing"]
+        mean, std = preprocessing["mean"], preprocessing["std"]
+        photos = list(photos)
+        result = self._empty(len(photos))
+        views = read_ahead(photos, preprocessing["image_size"], batch_size, crop == "auto")
+        with self._progress("Photos", len(photos), show_progress) as advance:
+            for batch in views:
+                _raise_first(batch.errors, "Photo", on_error)
+                result.errors |= batch.errors
+                result.notes |= batch.notes
+                if batch.rows:
+                    rgb = finish(batch.photos.to(self.device), mean=mean, std=std)
+                    result.embeddings[batch.rows] = self._embed("rgb", {"rgb": rgb})
+                advance(len(batch.rows) + len(batch.errors))
+        return result if on_error == "skip" else result.embeddings
+
+    @overload
+    def encode_dna(
+        self,
+        barcodes: Sequence[str],
+        batch_size: int = 256,
+        show_progress: bool = False,
+        on_error: Literal["raise"] = "raise",
+        place: bool = True,
+    ) -> FloatArray: ...
+    @overload
+    def encode_dna(
+        self,
+        barcodes: Sequence[str],
+        batch_size: int = 256,
+        show_progress: bool = False,
+        *,
+        on_error: Literal["skip"],
+        place: bool = True,
+    ) -> Encoded: ...
+    def encode_dna(
+        self,
+        barcodes: Sequence[str],
+        batch_size: int = 256,
+        show_progress: bool = False,
+        on_error: OnError = "raise",
+        place: bool = True,
+    ) -> FloatArray | Encoded:
+        """Embed DNA barcodes, equal ones once.
+
+        Parameters
+        ----------
+        barcodes : sequence of str
+            N barcodes in any case, with or without primers, gaps of an alignment and missing ends,
+            of either strand.
+        batch_size, show_progress, on_error
+            As in :meth:`encode_image`.
+        place : bool, default=True
+            Whether to place barcodes in the frame that the model was trained on; see
+            :class:`~projects.bioscan_clip.inference.barcodes.BarcodePlacer`. Without, they are
+            tokenized as they are, as evaluations of a file do.
+
+        Returns
+        -------
+        numpy.ndarray or Encoded
+            As :meth:`encode_image`; `notes` say how barcodes were placed.
+
+        Raises
+        ------
+        ValueError
+            If one is no barcode, or the model has no encoder of barcodes.
+        """
+        tokenizer = KmerTokenizer(**self._part("dna")["tokenizer"])
+        result = self._empty(len(barcodes))
+        cleaned, result.errors = _checked(barcodes, clean_barcode, "Barcode", on_error)
+        texts = {row: barcodes[row] for row in cleaned}
+        if place:
+            prepared = self.placer.prepare(list(cleaned.values()))
+            for row, barcode in zip(cleaned, prepared, strict=True):
+                texts[row] = barcode.text
+                if note := "; ".join(filter(None, (barcode.describe(), *barcode.warnings))):
+                    result.notes[row] = note
+
+        def embed(some: list[str]) -> FloatArray:
+            return self._embed("dna", {"dna": tokenizer(some).to(self.device)})
+
+        with self._progress("Barcodes", len(set(texts.values())), show_progress) as advance:
+            _fill(result.embeddings, texts, batch_size, embed, advance)
+        return result if on_error == "skip" else result.embeddings
+
+    @overload
+    def encode_text(
+        self,
+        names: Sequence[str],
+        batch_size: int = 256,
+        show_progress: bool = False,
+        on_error: Literal["raise"] = "raise",
+    ) -> FloatArray: ...
+    @overload
+    def encode_text(
+        self,
+        names: Sequence[str],
+        batch_size: int = 256,
+        show_progress: bool = False,
+        *,
+        on_error: Literal["skip"],
+    ) -> Encoded: ...
+    def encode_text(
+        self,
+        names: Sequence[str],
+        batch_size: int = 256,
+        show_progress: bool = False,
+        on_error: OnError = "raise",
+    ) -> FloatArray | Encoded:
+        """Embed taxonomic names, equal ones once.
+
+        Parameters
+        ----------
+        names : sequence of str
+            N names such as ``"Diptera Culicidae Aedes Aedes albopictus"``: order, family, genus and
+            species as far as known.
+        batch_size, show_progress, on_error
+            As in :meth:`encode_image`.
+
+        Returns
+        -------
+        numpy.ndarray or Encoded
+            As :meth:`encode_image`.
+
+        Raises
+        ------
+        OSError
+            If the tokenizer is neither cached nor to be downloaded.
+        ValueError
+            If a name is empty, or the model has no encoder of names.
+        """
+        tokenize = _taxon_tokenizer(self._part("text")["tokenizer"]["name"])
+        result = self._empty(len(names))
+        texts, result.errors = _checked(names, _clean_name, "Name", on_error)
+
+        def embed(some: list[str]) -> FloatArray:
+            tokens, mask = (torch.from_numpy(part).to(self.device) for part in tokenize(some))
+            return self._embed("text", {"text": tokens, "text_attention_mask": mask})
+
+        with self._progress("Names", len(set(texts.values())), show_progress) as advance:
+            _fill(result.embeddings, texts, batch_size, embed, advance)
+        return result if on_error == "skip" else result.embeddings
+
+    def _part(self, modality: str) -> dict[str, Any]:
+        part: dict[str, Any] | None = self.configuration["modalities"].get(modality)
+        if part is None:
+            raise ValueError(
+                f"This model has no encoder of {_WORDS[modality]}: it was trained on "
+                f"{' and '.join(_WORDS[name] for name in self.modalities)}."
+            )
+        return part
+
+    def _empty(self, rows: int) -> Encoded:
+        return Encoded(np.full((rows, self.dimension), np.nan, dtype=np.float32))
+
+    def _progress(self, description: str, total: int, shown: bool) -> Any:
+        return progress(description, total) if shown else nullcontext(lambda _=1: None)
+
+    @torch.inference_mode()
+    def _embed(self, modality: str, batch: dict[str, Tensor]) -> FloatArray:
+        rows = len(batch[modality])
+        embeddings = self._network(modality, in_eights(batch))[:rows]
+        return nn.functional.normalize(embeddings, p=2, dim=-1).float().cpu().numpy()
+
+
+def load_model(source: str | Path, device: str = "auto") -> Model:
+    """Load a trained model.
+
+    Parameters
+    ----------
+    source : str or pathlib.Path
+        A checkpoint, or the folder of a run, whose ``checkpoints/best.ckpt`` is taken. A checkpoint
+        of an older version is read with the ``.hydra/config.yaml`` of its run.
+    device : str, default="auto"
+        ``cpu``, ``cuda`` or another of PyTorch's; ``auto`` is a GPU if there is one.
+
+    Returns
+    -------
+    Model
+        The model, ready to embed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such checkpoint, or an older one's run is not beside it.
+    ValueError
+        If it is damaged, of a newer version, or of a model that cannot be built.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        path = path / _BEST
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    checkpoint = read_checkpoint(path)
+    if "pretrained_weights" in checkpoint:
+        raise ValueError(
+            f"{path} holds only what was trained (save_trainable_only), without the pretrained "
+            "weights below it. job_type=eval can evaluate it; to use it here, train or resume with "
+            "task.save_trainable_only=false."
+        )
+    configuration = checkpoint.get(CONFIGURATION_KEY)
+    if configuration is None:
+        configuration = _older_configuration(path, checkpoint["state_dict"])
+    check_format(configuration, path)
+    return Model(configuration, checkpoint["state_dict"], device, path)
+
+
+def _older_configuration(path: Path, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Describe the model of a checkpoint that does not, by its run's configuration."""
+    from omegaconf import OmegaConf
+
+    file = next((f / _CONFIG for f in path.absolute().parents[:2] if (f / _CONFIG).is_file()), None)
+    if file is None:
+        raise FileNotFoundError(
+            f"{path} is of an older version and does not say what its encoders are. Leave it in "
+            f"the folder of its run, whose {_CONFIG} does."
+        )
+    run = OmegaConf.load(file)
+    parts = {"encoders": run.task.encoders, "heads": run.task.heads, "dataset": run.datasets.train}
+    config: dict[str, Any] = {
+        name: None if part is None else OmegaConf.to_container(part, resolve=True)
+        for name, part in parts.items()
+    }
+    encoders = config["encoders"]
+    bert_configs = {}
+    if encoders.get("dna"):
+        bert_configs["dna"] = infer_bert_config(state_dict, encoders["dna"])
+    if encoders.get("text"):
+        bert_configs["text"] = _text_config(encoders["text"])
+    config |= {"experiment": run.experiment_name, "seed": run.seed}
+    configuration = describe_model(config, bert_configs)
+    if "dna" in bert_configs:
+        try:
+            barcodes = read_reference_barcodes(config["dataset"])
+        except (OSError, ValueError, KeyError) as error:
+            logger.warning(
+                "The barcodes that %s was trained on cannot be read (%s): others are placed by the "
+                "standard COI region instead.",
+                path,
+                error,
+            )
+        else:
+            configuration["modalities"]["dna"]["reference_barcodes"] = barcodes
+    return configuration
+
+
+def _text_config(encoder: Mapping[str, Any]) -> dict[str, Any]:
+    from transformers import AutoConfig
+
+    name = tokenizer_name(encoder["model_name_or_path"])
+    folder = BERT_SAMPLE if name == SAMPLE_TOKENIZER else name
+    options = encoder.get("model_config_kwargs") or {}
+    config: dict[str, Any] = AutoConfig.from_pretrained(folder, **options).to_diff_dict()
+    return config
+
+
+def _taxon_tokenizer(name: str) -> Callable[[list[str]], tuple[npt.NDArray[np.int64], ...]]:
+    """Return what makes token ids and attention mask, int64 ``(N, 20)`` each, of N names."""
+    from projects.bioscan_clip.datasets.names import TaxonTokenizer
+
+    tokenizer = TaxonTokenizer.from_pretrained(BERT_SAMPLE if name == SAMPLE_TOKENIZER else name)
+
+    def tokenize(names: list[str]) -> tuple[npt.NDArray[np.int64], ...]:
+        columns = tokenizer(names)
+        return columns[TEXT_IDS], columns[TEXT_MASK]
+
+    return tokenize
+
+
+def _clean_name(name: str) -> str:
+    if not name.strip():
+        raise ValueError("The name is empty.")
+    return name
+
+
+def _checked(
+    values: Sequence[str], clean: Callable[[str], str], what: str, on_error: OnError
+) -> tuple[dict[int, str], dict[int, str]]:
+    """Return cleaned values and reasons why there are none, both by row."""
+    cleaned, errors = {}, {}
+    for row, value in enumerate(values):
+        try:
+            cleaned[row] = clean(value)
+        except ValueError as error:
+            errors[row] = str(error)
+            _raise_first(errors, what, on_error)
+    return cleaned, errors
+
+
+def _raise_first(errors: Mapping[int, str], what: str, on_error: OnError) -> None:
+    if errors and on_error == "raise":
+        row, reason = next(iter(errors.items()))
+        raise ValueError(f"{what} {row + 1} cannot be embedded: {reason}")
+
+
+def _fill(
+    embeddings: FloatArray,
+    texts: Mapping[int, str],
+    batch_size: int,
+    embed: Callable[[list[str]], FloatArray],
+    advance: Callable[[int], None],
+) -> None:
+    """Embed texts, by row, each distinct one once."""
+    rows = np.fromiter(texts, dtype=np.int64)
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts.values()))}
+    distinct = list(numbers)
+    places = np.array([numbers[text] for text in texts.values()], dtype=np.int64)
+    order = np.argsort(places, kind="stable")
+    for start in range(0, len(distinct), batch_size):
+        batch = distinct[start : start + batch_size]
+        first, last = np.searchsorted(places[order], (start, start + len(batch)))
+        chosen = order[first:last]
+        embeddings[rows[chosen]] = embed(batch)[places[chosen] - start]
+        advance(len(batch))

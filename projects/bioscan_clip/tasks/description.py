@@ -1,0 +1,60 @@
+"""Checkpoints that say what their model is, so that it can be used without its configuration."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from omegaconf import OmegaConf
+
+from projects.bioscan_clip.encoders.configuration import (
+    CONFIGURATION_KEY,
+    describe_model,
+    read_reference_barcodes,
+)
+
+
+class DescribeModel(Callback):
+    """Write into checkpoints how to build the encoders and to prepare their input.
+
+    Parameters
+    ----------
+    encoders, heads : mapping
+        Those of the task, as configured; None leaves one out.
+    dataset : mapping
+        What the model is trained on, as configured.
+    experiment : str, optional
+        Name of the experiment.
+    seed : int, optional
+        Its seed.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Any],
+        heads: Mapping[str, Any] | None,
+        dataset: Mapping[str, Any],
+        experiment: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        parts = {"encoders": encoders, "heads": heads, "dataset": dataset}
+        self._config: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(parts))  # type: ignore[assignment]
+        self._config |= {"experiment": experiment, "seed": seed}
+        self._description: dict[str, Any] | None = None
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the description, made once."""
+        if self._description is None:
+            self._description = self._describe(pl_module.encoders)
+        checkpoint[CONFIGURATION_KEY] = self._description
+
+    def _describe(self, encoders: Any) -> dict[str, Any]:
+        berts = {name: encoders[name].model.config for name in ("dna", "text") if name in encoders}
+        description = describe_model(
+            self._config, {name: config.to_diff_dict() for name, config in berts.items()}
+        )
+        if "dna" in berts:
+            barcodes = read_reference_barcodes(self._config["dataset"])
+            description["modalities"]["dna"]["reference_barcodes"] = barcodes
+        return description
