@@ -158,10 +158,7 @@ def build(
     journal.unlink()
     counts = {name: len(chosen) for name, chosen in rows.items()}
     return Built(
-        counts,
-        int(usable.sum()),
-        None if usable.all() else left_out,
-        int((~usable).sum()),
+        counts, int(usable.sum()), None if usable.all() else left_out, int((~usable).sum())
     )
 
 

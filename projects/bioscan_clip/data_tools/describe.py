@@ -60,9 +60,9 @@ class Description:
     size : int
         Its bytes.
     specimens : pandas.DataFrame
-        One row per row of the file: `split`; codes of `sampleid`, of each rank and of the BIN, -1
-        if unknown; `bases` (length of the barcode) and `has_n`; `jpeg_bytes`. Columns that the file
-        lacks are missing here as well.
+        One row per row of the file, then one per specimen, of the split ``whole file``: `split`;
+        codes of `sampleid`, of each rank and of the BIN, missing if unknown; `bases` (length of the
+        barcode) and `has_n`; `jpeg_bytes`. Columns that the file lacks are missing here as well.
     pixels : pandas.DataFrame
         `split`, `width` and `height` of photos chosen at random.
     names : dict of str to dict of int to str
@@ -93,7 +93,7 @@ def describe(path: Path) -> Description:
     Returns
     -------
     Description
-        About 80 bytes per row of the file.
+        About 100 bytes per row of the file.
 
     Raises
     ------
@@ -131,22 +131,27 @@ def _groups(file: h5py.File) -> dict[str, h5py.Group]:
 
 
 def _read_specimens(split: str, columns: Table) -> pd.DataFrame:
-    table: dict[str, npt.NDArray[Any]] = {}
+    table: dict[str, Any] = {"split": split}
     for column in (_ID, *RANKS, *BIN_COLUMNS):
         if column in columns:
-            table[BIN if column in BIN_COLUMNS else column] = encode_column(columns[column])
+            codes = encode_column(columns[column])
+            name = BIN if column in BIN_COLUMNS else column
+            table[name] = pd.arrays.IntegerArray(codes, codes == UNKNOWN)
     if BARCODE in columns:
         table |= _read_barcodes(columns[BARCODE])
     if IMAGE_LENGTH in columns:
         table["jpeg_bytes"] = columns[IMAGE_LENGTH][:].astype(np.int32)
-    return pd.DataFrame({"split": split, **table}).astype({"split": "category"})
+    return pd.DataFrame(table)
 
 
 def _joined(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Put the tables of all splits below each other, without a category per split going lost."""
-    splits = pd.CategoricalDtype(list(tables))
-    same = [table.astype({"split": splits}) for table in tables.values()]
-    return pd.concat(same, ignore_index=True)
+    """Put the tables of all splits below each other, and below them each specimen once."""
+    splits = pd.CategoricalDtype([*tables, WHOLE_FILE])
+    tables_of_a_kind = [each.astype({"split": splits}) for each in tables.values()]
+    table = pd.concat(tables_of_a_kind, ignore_index=True)
+    once = table[table[_ID].isna() | ~table.duplicated(_ID)] if _ID in table else table
+    once = once.assign(split=pd.Series(WHOLE_FILE, index=once.index, dtype=splits))
+    return pd.concat([table, once], ignore_index=True)
 
 
 def _read_barcodes(column: h5py.Dataset) -> dict[str, npt.NDArray[Any]]:
@@ -181,8 +186,8 @@ def _read_names(
         names[rank] = {}
         for split, group in groups.items():
             if rank in group:
-                first = tables[split][rank].drop_duplicates()
-                new = first[(first != UNKNOWN) & ~first.isin(list(names[rank]))]
+                first = tables[split][rank].dropna().drop_duplicates()
+                new = first[~first.isin(list(names[rank]))]
                 names[rank] |= zip(new, text_at(group[rank], new.index.to_numpy()), strict=True)
     return names
 
@@ -201,10 +206,7 @@ def role_of(split: str) -> str:
 
 def distinct_specimens(description: Description) -> pd.DataFrame:
     """Return one row for each specimen, whatever the number of splits it is in."""
-    table = description.specimens
-    if _ID not in table:
-        return table
-    return table[(table[_ID] == UNKNOWN) | ~table.duplicated(_ID)]
+    return description.specimens[description.specimens["split"] == WHOLE_FILE]
 
 
 def species_table(description: Description) -> pd.DataFrame:
@@ -217,17 +219,17 @@ def species_table(description: Description) -> pd.DataFrame:
         species has it, else ``seen`` if one of seen species has, else ``pretraining only`` or
         ``other``.
     """
-    if SPECIES not in description.specimens:
+    table = description.specimens
+    if SPECIES not in table:
         return pd.DataFrame({"specimens": [], "status": []})
-    specimens = _known(distinct_specimens(description), SPECIES)[SPECIES].value_counts()
-    everywhere = _known(description.specimens, SPECIES)
+    specimens = distinct_specimens(description)[SPECIES].value_counts()
     groups: dict[Status, list[str]] = {
         "unseen": [split for split in description.splits if "unseen" in split],
         "seen": list(_SEEN),
         "pretraining only": list(_PRETRAINING),
     }
     members = [
-        specimens.index.isin(everywhere[SPECIES][everywhere["split"].isin(splits)])
+        specimens.index.isin(table[SPECIES][table["split"].isin(splits)])
         for splits in groups.values()
     ]
     status = np.select(members, list(groups), default="other")
@@ -243,16 +245,16 @@ def taxon_counts(description: Description) -> pd.DataFrame:
         Index: splits and ``whole file``. `specimens`, the number of taxa of each rank and of BINs,
         and how many of the species are `seen` and `unseen`.
     """
-    status = species_table(description)["status"]
-    counts = {}
-    for name, table in _tables(description).items():
-        row = {"specimens": len(table)}
-        row |= {taxon: _known(table, taxon)[taxon].nunique() for taxon in TAXA if taxon in table}
-        if SPECIES in table:
-            there = status[status.index.isin(table[SPECIES])]
-            row |= {kind: int((there == kind).sum()) for kind in ("seen", "unseen")}
-        counts[name] = row
-    return pd.DataFrame.from_dict(counts, orient="index")
+    table = description.specimens
+    grouped = table.groupby("split", observed=False)
+    counts = {"specimens": grouped.size()}
+    counts |= {taxon: grouped[taxon].nunique() for taxon in TAXA if taxon in table}
+    if SPECIES in table:
+        pairs = table[["split", SPECIES]].dropna().drop_duplicates()
+        status = pairs[SPECIES].map(species_table(description)["status"])
+        for kind in ("seen", "unseen"):
+            counts[kind] = pairs[status == kind].groupby("split", observed=False).size()
+    return pd.DataFrame(counts)
 
 
 def missing_labels(description: Description) -> pd.DataFrame:
@@ -264,54 +266,37 @@ def missing_labels(description: Description) -> pd.DataFrame:
         Index: splits and ``whole file``; columns: ranks and BIN; values from 0 to 1, NaN for a
         split without rows.
     """
-    shares = {
-        name: {taxon: (table[taxon] == UNKNOWN).mean() for taxon in TAXA if taxon in table}
-        for name, table in _tables(description).items()
-    }
-    return pd.DataFrame.from_dict(shares, orient="index")
+    table = description.specimens
+    unknown = table[[taxon for taxon in TAXA if taxon in table]].isna()
+    return unknown.groupby(table["split"], observed=False).mean()
 
 
 def barcode_lengths(description: Description) -> pd.DataFrame:
     """Return `min`, `median` and `max` of the bases of barcodes, and the share that has an N."""
     if "bases" not in description.specimens:
         return pd.DataFrame()
-    tables = _tables(description)
-    lengths = _spread({name: table["bases"] for name, table in tables.items()})
-    return lengths.assign(with_n=[table["has_n"].mean() for table in tables.values()])
+    grouped = description.specimens.groupby("split", observed=False)
+    return grouped["bases"].agg(["min", "median", "max"]).assign(with_n=grouped["has_n"].mean())
 
 
 def photo_sizes(description: Description) -> pd.DataFrame:
     """Return `min`, `median` and `max` of the bytes of JPEGs, and `pixels` as text."""
     if "jpeg_bytes" not in description.specimens:
         return pd.DataFrame()
-    tables = _tables(description)
-    sizes = _spread({name: table["jpeg_bytes"] for name, table in tables.items()})
+    sizes = description.specimens.groupby("split", observed=False)["jpeg_bytes"].agg(
+        ["min", "median", "max"]
+    )
     pixels = description.pixels
-    by_split = [pixels[pixels["split"] == name] for name in description.splits]
-    return sizes.assign(pixels=[_pixels(table) for table in (*by_split, pixels)])
+    texts = {split: _pixels(pixels[pixels["split"] == split]) for split in description.splits}
+    return sizes.assign(pixels=pd.Series(texts | {WHOLE_FILE: _pixels(pixels)}))
 
 
 def most_frequent(description: Description, rank: str, number: int) -> pd.Series:
     """Return how many specimens the most frequent taxa of a rank have, by name."""
     if rank not in description.specimens:
         return pd.Series(dtype=np.int64)
-    table = _known(distinct_specimens(description), rank)
-    return table[rank].value_counts().head(number).rename(description.names[rank])
-
-
-def _tables(description: Description) -> dict[str, pd.DataFrame]:
-    table = description.specimens
-    each = {name: table[table["split"] == name] for name in description.splits}
-    return each | {WHOLE_FILE: distinct_specimens(description)}
-
-
-def _known(table: pd.DataFrame, taxon: str) -> pd.DataFrame:
-    return table[table[taxon] != UNKNOWN]
-
-
-def _spread(values: dict[str, pd.Series]) -> pd.DataFrame:
-    rows = {name: each.agg(["min", "median", "max"]) for name, each in values.items()}
-    return pd.DataFrame.from_dict(rows, orient="index")
+    counts = distinct_specimens(description)[rank].value_counts()
+    return counts.head(number).rename(description.names[rank])
 
 
 def _pixels(sizes: pd.DataFrame) -> str:

@@ -165,10 +165,7 @@ def _check_identifiers(metadata: Path, table: pd.DataFrame) -> None:
 
 def _load_1m(metadata: Path) -> pd.DataFrame:
     table: pd.DataFrame = load_bioscan1m_metadata(
-        str(metadata),
-        max_nucleotides=None,
-        partitioning_version="clibd",
-        usecols=bioscan1m.USECOLS,
+        str(metadata), max_nucleotides=None, partitioning_version="clibd", usecols=bioscan1m.USECOLS
     )
     folders = "part" + table["chunk_number"].astype(str) + "/"
     return table.assign(photo=folders + table["image_file"])

@@ -27,11 +27,7 @@ from projects.bioscan_clip.data_tools.checks.finding import (
     printable,
 )
 from projects.bioscan_clip.data_tools.checks.photos import check_photos, choose_photos
-from projects.bioscan_clip.data_tools.checks.splits import (
-    Split,
-    compare_splits,
-    read_codes,
-)
+from projects.bioscan_clip.data_tools.checks.splits import Split, compare_splits, read_codes
 from projects.bioscan_clip.datasets.hdf5 import open_file
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
