@@ -107,8 +107,8 @@ def test_built_file_is_sound(built_1m):
 
 
 SMALL_BLOCKS = """
-from projects.bioscan_clip.data_tools import build, writing
-build._BLOCK, writing._BLOCK_BYTES = 100, 1 << 18
+from projects.bioscan_clip.data_tools import build
+build._BLOCK = 100
 from projects.bioscan_clip.cli import app
 app()
 """
@@ -140,31 +140,37 @@ def lines_of(journal: Path) -> int:
 
 
 def test_killed_build_resumes_and_ends_with_the_same_values(root_1m, built_1m, tokenizer, tmp_path):
-    out = tmp_path / "1m.hdf5"
-    pictures, blocks = tmp_path / "1m.hdf5.pictures.json", tmp_path / "1m.hdf5.partial.json"
+    out, journal = tmp_path / "1m.hdf5", tmp_path / "1m.hdf5.pictures.json"
     with start_build(root_1m, out, tokenizer) as process:
-        kill_when(process, lambda: lines_of(pictures) > 5)
-    assert lines_of(pictures) < 20
-    with pictures.open("ab") as notes:
+        kill_when(process, lambda: lines_of(journal) > 5)
+    assert lines_of(journal) < 20
+    assert list(tmp_path.iterdir()) == [journal]  # so there is no second copy of the pictures
+    with journal.open("ab") as notes:
         notes.write(b"[1, 2")  # as a power cut may leave it
-    with start_build(root_1m, out, tokenizer) as process:
-        kill_when(process, lambda: lines_of(blocks) > 5)
-    assert not out.exists()
-    assert sum(path.stat().st_blocks for path in tmp_path.iterdir()) * 512 < 1.2 * (
-        built_1m.stat().st_size
-    )  # so there is no second copy of the pictures
 
-    with start_build(root_1m, out, tokenizer) as process:
-        output = process.communicate()[0]
-    assert process.returncode == 0, output
-    assert "2,000 pictures" in output
+    add, checked = builder.add_to_journal, []
+    monkeypatch.setattr(builder, "add_to_journal", lambda *step: checked.append(step) or add(*step))
+    built = build("1m", root_1m, out, text_tokenizer=tokenizer)
+    assert built.pictures == 2000
+    assert sum(len(step) for _, step in checked) < 1500
     assert values_in(out) == values_in(built_1m)
-    assert [path.name for path in tmp_path.iterdir()] == ["1m.hdf5"]
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def die(path: Path) -> int:
     os.kill(os.getpid(), signal.SIGKILL)
     return 0
+
+
+def test_a_build_that_left_pictures_out_resumes(small, tokenizer, tmp_path, monkeypatch):
+    next(small.rglob("*.jpg")).unlink()
+    monkeypatch.setattr(builder, "write_file", lambda *_, **__: pytest.fail("stop here"))
+    with pytest.raises(pytest.fail.Exception):
+        build("1m", small, tmp_path / "1m.hdf5", text_tokenizer=tokenizer)
+    monkeypatch.undo()
+    monkeypatch.setattr(builder, "_check_room", lambda *_: pytest.fail("room is there already"))
+    assert build("1m", small, tmp_path / "1m.hdf5", text_tokenizer=tokenizer).n_left_out == 1
+    assert {path.name for path in tmp_path.glob("1m*")} == {"1m.hdf5", "1m.left_out.csv"}
 
 
 def test_a_killed_process_ends_the_build(small, tokenizer, tmp_path, monkeypatch):
@@ -275,7 +281,7 @@ def test_nothing_of_use_is_an_error(small, tokenizer, tmp_path):
     (small / "bioscan1m" / "images" / "cropped_256").mkdir()
     with pytest.raises(ValueError, match=r"None of the \d+ pictures in .*cropped_256 is of use"):
         build("1m", small, tmp_path / "1m.hdf5", text_tokenizer=tokenizer)
-    assert not (tmp_path / "1m.hdf5").exists()
+    assert not list(tmp_path.glob("1m*"))  # so that the next call looks for pictures again
 
 
 @pytest.mark.parametrize(

@@ -116,29 +116,32 @@ def build(
         If the disk has too little room, or a process is killed.
     """
     left_out = out.with_name(f"{out.stem}.left_out.csv")
-    for path in (out, left_out):
-        check_output(path, [*root.glob("bioscan?m/*"), *root.glob("bioscan1m/CLIBD*/*")], force)
+    journal = out.with_name(f"{out.name}.pictures.json")
+    inputs = [*root.glob("bioscan?m/*"), *root.glob("bioscan1m/CLIBD*/*")]
+    check_output(out, inputs, force)
+    check_output(left_out, inputs, force or journal.exists())
     published = read_published(dataset, root, image_package)
     tokens = _tokenize(published.names, text_tokenizer)
     identity = f"{dataset} {image_package} {identity_of(published.metadata)} {text_tokenizer}"
-    paths = [published.photo_folder / photo for photo in published.photos]
-
     out.parent.mkdir(parents=True, exist_ok=True)
-    _check_room(paths, out.parent)
-    journal = out.with_name(f"{out.name}.pictures.json")
-    checked = _check_pictures(paths, journal, identity, processes or available_cores())
+    if not journal.exists():
+        _check_room(published, out.parent)
+    checked = _check_pictures(published, journal, identity, processes or available_cores())
     lengths = np.array([0 if isinstance(each, str) else each for each in checked], dtype=np.int64)
     usable = lengths > 0
     if not usable.any():
+        journal.unlink()
         raise ValueError(
             f"None of the {len(published):,} pictures in {published.photo_folder} is of use: "
-            f"{published.photos.iloc[0]} {checked[0]}."
+            f"{published.photos[0]} {checked[0]}."
         )
+    if not usable.all():
+        write_whole(left_out, lambda path: _list_left_out(path, published, checked))
     rows = {name: rows[usable[rows]] for name, rows in published.splits.items()}
     with ThreadPoolExecutor(_READERS) as readers:
 
         def read_pictures(specimens: IntArray) -> list[npt.NDArray[np.uint8]]:
-            chosen = [paths[each] for each in specimens]
+            chosen = published.paths(specimens)
             contents = list(readers.map(Path.read_bytes, chosen))
             for path, content, length in zip(chosen, contents, lengths[specimens], strict=True):
                 if len(content) != length:
@@ -153,8 +156,6 @@ def build(
             for name, chosen in rows.items()
         }
         write_file(out, sources, identity=identity)
-    if not usable.all():
-        write_whole(left_out, lambda path: _list_left_out(path, published, checked))
     journal.unlink()
     counts = {name: len(chosen) for name, chosen in rows.items()}
     return Built(
@@ -184,11 +185,12 @@ def print_built(built: Built, out: Path, console: Console | None = None) -> None
         )
 
 
-def _check_room(paths: Sequence[Path], folder: Path) -> None:
+def _check_room(published: Published, folder: Path) -> None:
     """Estimate from some pictures what all of them take, before days are spent on reading them."""
-    looked_at = paths[:: max(1, len(paths) // _PICTURES_LOOKED_AT)]
+    some = np.arange(0, len(published), max(1, len(published) // _PICTURES_LOOKED_AT))
+    looked_at = published.paths(some)
     sizes = [path.stat().st_size for path in looked_at if path.is_file()]
-    needed = int(np.mean(sizes or [0]) * len(paths))
+    needed = int(np.mean(sizes or [0]) * len(published))
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
@@ -198,7 +200,7 @@ def _check_room(paths: Sequence[Path], folder: Path) -> None:
 
 
 def _check_pictures(
-    paths: Sequence[Path], journal: Path, identity: str, processes: int
+    published: Published, journal: Path, identity: str, processes: int
 ) -> list[int | str]:
     """Return the length in bytes of each picture, or why it is of no use.
 
@@ -207,11 +209,11 @@ def _check_pictures(
     checked = [each for step in read_journal(journal, identity) for each in step]
     with (
         processes_for("checked pictures", processes) as pool,
-        progress("Checking pictures", len(paths) - len(checked)) as advance,
+        progress("Checking pictures", len(published) - len(checked)) as advance,
     ):
-        while len(checked) < len(paths):
-            block = paths[len(checked) : len(checked) + _BLOCK]
-            found = list(pool.map(check_picture, block, chunksize=_AT_ONCE))
+        while len(checked) < len(published):
+            block = np.arange(len(checked), min(len(checked) + _BLOCK, len(published)))
+            found = list(pool.map(check_picture, published.paths(block), chunksize=_AT_ONCE))
             add_to_journal(journal, found)
             checked += found
             advance(len(block))
@@ -225,7 +227,7 @@ def _list_left_out(path: Path, published: Published, checked: Sequence[int | str
         for place, reason in enumerate(checked):
             if isinstance(reason, str):
                 ids = (published.identifiers[name][place].decode() for name in IDENTIFIERS[:2])
-                picture = published.photo_folder / published.photos.iloc[place]
+                picture = published.photo_folder / published.photos[place]
                 writer.writerow([*ids, picture, reason])
 
 

@@ -68,8 +68,8 @@ class Published:
         The file they were read from.
     photo_folder : pathlib.Path
         Where the pictures are.
-    photos : sequence of str
-        Path of each specimen's picture in that folder.
+    photos : numpy.ndarray
+        str, shape ``(N,)``: path of each specimen's picture in that folder.
     barcodes : sequence of bytes
         Their barcodes as they are published; empty where there is none.
     names : dict of str to Names
@@ -82,7 +82,7 @@ class Published:
 
     metadata: Path
     photo_folder: Path
-    photos: "pd.Series[str]"
+    photos: npt.NDArray[np.object_]
     barcodes: "pd.Series[Any]"
     names: Mapping[str, Names]
     identifiers: Mapping[str, npt.NDArray[np.bytes_]]
@@ -91,6 +91,10 @@ class Published:
     def __len__(self) -> int:
         """Return the number of specimens."""
         return len(self.photos)
+
+    def paths(self, specimens: IntArray) -> list[Path]:
+        """Return where the pictures of some specimens are."""
+        return [self.photo_folder / photo for photo in self.photos[specimens]]
 
 
 def read_published(dataset: DatasetName, root: Path, image_package: str) -> Published:
@@ -135,7 +139,7 @@ def read_published(dataset: DatasetName, root: Path, image_package: str) -> Publ
     return Published(
         metadata,
         photo_folder,
-        table["photo"],
+        table["photo"].to_numpy(dtype=object),
         table["nucraw" if dataset == "1m" else "dna_barcode"].fillna("").str.encode("utf-8"),
         {column: _names(table[column]) for column in (*RANKS, bin_column)},
         {column: _as_bytes(table[column]) for column in IDENTIFIERS},
