@@ -65,6 +65,14 @@ def pretrained(tmp_path_factory, monkeypatch) -> list[str]:
     shutil.rmtree(folder)
 
 
+def test_barcodes_are_augmented_in_training_alone_and_if_asked_for():
+    option = "datasets.train.barcode_augmentation"
+    assert not composed("bioscan_sample").datasets.train.barcode_augmentation
+    config = composed("bioscan_sample", f"{option}=true")
+    assert config.datasets.train.barcode_augmentation
+    assert not any(split.barcode_augmentation for split in evaluated(config))
+
+
 @pytest.mark.parametrize("experiment", FULL_SIZE)
 def test_published_recipe(experiment, monkeypatch):
     monkeypatch.setenv("BARCODEBERT_5MER", "/weights/model_41.pth")
