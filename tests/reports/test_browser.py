@@ -100,3 +100,18 @@ def test_ranks_of_confused_taxa(page):
     section.locator("label[for=rank-genus]").click()
     assert section.locator(".of-genus").is_visible()
     assert not section.locator(".of-species").is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_plots_have_the_colours_of_the_page(browser, path, scheme):
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(path.as_uri())
+    page.wait_for_selector("#mistakes .bartext-inside")
+    colour = "one => getComputedStyle(one)"
+    ink = page.locator("body").evaluate(f"{colour}.color")
+    assert page.locator("#accuracy .xtick text").first.evaluate(f"{colour}.fill") == ink
+    assert page.locator("#mistakes .legendtext").first.evaluate(f"{colour}.fill") == ink
+    right = page.locator("#mistakes .bartext-inside").first  # white on dark blue, by day and night
+    assert right.evaluate(f"{colour}.fill") == "rgb(255, 255, 255)"
+    assert (ink == "rgb(31, 41, 51)") is (scheme == "light")
+    page.close()

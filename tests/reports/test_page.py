@@ -187,7 +187,14 @@ def test_names_are_text_and_not_html(evaluation, tmp_path):
             table[column] = table[column].where(table[column].isna(), table[column] + odd)
         named[name] = replace(each, table=table)
     path = tmp_path / "report.html"
-    write_page(replace(evaluation, sets=named), {"file": odd, "checkpoint": odd}, path, full=True)
+    about = {"file": odd, "checkpoint": odd, "experiment": odd, "restrict_to": {"order": odd}}
+    shown = write_page(replace(evaluation, sets=named), about, path, full=True)
+    for name in ("classes", "map"):  # Plotly reads some HTML in labels
+        traces = [trace for trace in shown.plots[name].figure.data if trace.hovertext is not None]
+        labels = [label for trace in traces for label in trace.hovertext]
+        assert any("&lt;img src=x onerror" in label for label in labels)
+        assert not any("<img" in label for label in labels)
+        assert not any("<img" in (trace.name or "") for trace in traces)
     html = path.read_text("utf-8")
     assert "<script>alert" not in html
     assert "<img src=x" not in html

@@ -137,7 +137,8 @@ def title(about: Mapping[str, Any]) -> str:
 
 def facts(about: Mapping[str, Any]) -> dict[str, str]:
     """Say what was evaluated, as values by label, in the order to show."""
-    size = about.get("file_size")
+    size = about.get("file_size") or 0
+    written = f" ({size / 1e9:,.1f} GB)" if size >= 1e9 else f" ({size / 1e6:,.1f} MB)"
     splits = {
         label: ", ".join(f"{name} ({count:,})" for name, count in by_split.items())
         for role, label in _ROLES.items()
@@ -146,7 +147,7 @@ def facts(about: Mapping[str, Any]) -> dict[str, str]:
     left_out = about.get("left_out") or {}
     others = [f"{left_out[role]:,} {label}" for role, label in _ROLES.items() if role in left_out]
     found = {
-        "data": str(about.get("file") or "") + (f" ({size / 1e9:,.2f} GB)" if size else ""),
+        "data": f"{about.get('file') or ''}{written if size else ''}",
         **splits,
         "checkpoint": about.get("checkpoint"),
         "restricted to": taxa_in_words(about["restrict_to"]) if about.get("restrict_to") else "",

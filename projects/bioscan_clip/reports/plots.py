@@ -48,7 +48,6 @@ _SERIES: Final = {
 }
 """Looks of lines of accuracy; shifted so that whiskers stand side by side."""
 
-_BINS = 60
 _EDGES = 2.0 ** np.arange(0, 25) - 0.5  # 1, 2-3, 4-7, 8-15, ... keys
 _TICKS = [digit * 10**power for power in range(7) for digit in (1, 2, 5)]
 _NAMED = 3
@@ -96,12 +95,12 @@ def accuracy_plot(metrics: pd.DataFrame) -> Plot | None:
             line_dash="series", line_dash_map=_look("dash"),
             symbol="series", symbol_map=_look("symbol"),
             category_orders={"series": list(_SERIES)}, hover_name="level",
-            hover_data={"percent": ":.1f", "place": False, "series": False},
         )
         for pair in in_order(zip(table["query"], table["key"], strict=True))
     }  # fmt: skip
     figure = menu_of(lines)
     figure.update_traces(marker_size=9, error_y={"thickness": 1, "width": 3})
+    figure.update_traces(hovertemplate="%{hovertext}: %{y:.1f}%")
     style(figure, "", "right at top 1, in percent", height=460)
     figure.update_xaxes(tickvals=list(range(len(RANKS))), ticktext=list(RANKS))
     figure.update_yaxes(range=[-2, 103])
@@ -139,7 +138,8 @@ def mistake_plot(metrics: pd.DataFrame) -> Plot | None:
         named.reset_index(drop=True), orientation="h", text_auto=".0%",
         color_discrete_map=dict(_SHARED.values()),
     )  # fmt: skip
-    labels = [[pair_name((query, key)) for query, key, _ in bars], [split for *_, split in bars]]
+    names = [pair_name((query, key)).replace("→", "→<br>") for query, key, _ in bars]
+    labels = [names, [split for *_, split in bars]]
     figure.update_traces(y=labels, insidetextanchor="middle", textangle=0, hovertemplate="%{x:.1%}")
     style(figure, "share of queries", "", height=130 + 42 * len(bars))
     figure.update_layout(legend={"traceorder": "normal"}, barmode="stack")
@@ -169,7 +169,7 @@ def similarity_plot(evaluation: Evaluation) -> Plot | None:
         return None
     figure = menu_of({pair: _distributions(values) for pair, values in found.items()})
     style(figure, "cosine similarity to the nearest key", "share of queries", height=420)
-    figure.update_traces(fill="tozeroy")
+    figure.update_traces(fill="tozeroy", hovertemplate="around %{x:.3f}: %{y:.1%} of queries")
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
     first, values = next(iter(found.items()))
     medians = ", ".join(f"{np.median(each):.3f} ({split})" for split, each in values.items())
@@ -183,8 +183,9 @@ def similarity_plot(evaluation: Evaluation) -> Plot | None:
 
 def _distributions(values: dict[str, Any]) -> Any:
     together = np.concatenate(list(values.values()))
+    bins = int(np.clip(2 * len(together) ** 0.5, 10, 60))
     # Widened, so that equal values have a bin of some width too.
-    edges = np.linspace(together.min() - 1e-3, together.max() + 1e-3, _BINS + 1)
+    edges = np.linspace(together.min() - 1e-3, together.max() + 1e-3, bins + 1)
     shares = {split: np.histogram(each, edges)[0] / len(each) for split, each in values.items()}
     table = pd.DataFrame(shares, index=(edges[:-1] + edges[1:]) / 2)
     return px.line(table, line_shape="hvh", color_discrete_map=COLOURS)
@@ -261,9 +262,11 @@ def _marks_and_means(table: pd.DataFrame) -> Any:
     figure = px.scatter(
         marks, x="keys", y="percent", color="split", color_discrete_map=COLOURS, symbol="split",
         size="taxa", size_max=8 * min(marks["taxa"].max() ** 0.5, 5), hover_name="names",
-        opacity=0.6, hover_data={"percent": ":.0f", "split": False},
+        opacity=0.6,
     )  # fmt: skip
     lines = px.line(means, x="keys", y="percent", color="split", color_discrete_map=COLOURS)
+    hovered = "%{hovertext}<br>%{x:,} keys, %{y:.0f}% right"
+    figure.update_traces(cliponaxis=False, hovertemplate=hovered)
     lines.for_each_trace(lambda line: line.update(name=f"{line.name}, mean", hoverinfo="skip"))
     return figure.add_traces(lines.data)
 
