@@ -176,7 +176,7 @@ class BioscanPretraining(ContrastivePretraining):
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
         """Check losses when one is logged, since each look at them waits for the device."""
-        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:
+        if (batch_idx + 1) % (self.trainer.log_every_n_steps or 100) == 0:
             self._check_losses()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor | None:

@@ -47,7 +47,7 @@ class ProgressLines(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See whether there is a terminal."""
         bar = trainer.progress_bar_callback
-        self._on = bar is not None and not sys.stdout.isatty()
+        self._on = bar is not None and not sys.stdout.isatty() and trainer.log_every_n_steps > 0
         if bar is not None and self._on:
             bar.disable()
 
