@@ -139,7 +139,9 @@ def lines_of(journal: Path) -> int:
     return len(journal.read_bytes().splitlines()) if journal.exists() else 0
 
 
-def test_killed_build_resumes_and_ends_with_the_same_values(root_1m, built_1m, tokenizer, tmp_path):
+def test_killed_build_resumes_and_ends_with_the_same_values(
+    root_1m, built_1m, tokenizer, tmp_path, monkeypatch
+):
     out, journal = tmp_path / "1m.hdf5", tmp_path / "1m.hdf5.pictures.json"
     with start_build(root_1m, out, tokenizer) as process:
         kill_when(process, lambda: lines_of(journal) > 5)
