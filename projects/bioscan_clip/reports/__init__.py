@@ -1,1 +1,1 @@
-"""What one evaluation leaves: files, tables, a page."""
+"""What becomes of an evaluation: files, tables, a page."""
