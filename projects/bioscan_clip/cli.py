@@ -35,6 +35,8 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_show_locals=False)
 data = typer.Typer(help="Get, make and check data files.", no_args_is_help=True)
 app.add_typer(data, name="data")
+library = typer.Typer(help="Known specimens that others are named by.", no_args_is_help=True)
+app.add_typer(library, name="library")
 
 
 def _print_version(wanted: bool) -> None:
@@ -256,6 +258,215 @@ def evaluate(
         linear_head=linear_head,
         clibd=clibd,
     )
+
+
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        help="Photos, folders, patterns; tables (CSV, TSV, Parquet); FASTA or FASTQ; a split as "
+        "file.hdf5::test_seen; or - for such names on the standard input."
+    ),
+]
+ModelPath = Annotated[
+    str | None, typer.Option("--model", help="The model, if not where the library says.")
+]
+Split = Annotated[str | None, typer.Option(help="Split of HDF5 files.")]
+Photos = Annotated[Path | None, typer.Option(help="Folder of the photos that tables name.")]
+Taxonomy = Annotated[Path | None, typer.Option(help="A table of names for FASTA records.")]
+Cropping = Annotated[
+    Literal["none", "auto"], typer.Option(help="Find the specimen in each photo and cut it out.")
+]
+SlurmOptions = Annotated[
+    list[str] | None,
+    typer.Option("--slurm", help="Run as a SLURM array: partition=a40,mem_gb=32, and others."),
+]
+Jobs = Annotated[int, typer.Option(min=1, help="Jobs of the SLURM array.")]
+
+SOME_FAILED = 3
+"""Exit status where some specimens could not be used; the others were."""
+
+
+def _list_failed(failed: Any) -> None:
+    """List the specimens that could not be used, and end with `SOME_FAILED` if there are any."""
+    for row in failed.head(20).itertuples():
+        typer.echo(f"{row.id}: {row.error}", err=True)
+    if len(failed) > 20:
+        typer.echo(f"... and {len(failed) - 20:,} more", err=True)
+    if len(failed):
+        raise typer.Exit(code=SOME_FAILED)
+
+
+@app.command()
+def embed(
+    model: Annotated[str, typer.Argument(help="A checkpoint, or the folder of a run.")],
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option(help="The .parquet or .npz file to write.")],
+    split: Split = None,
+    photos: Photos = None,
+    crop: Cropping = "none",
+    slurm: SlurmOptions = None,
+    jobs: Jobs = 16,
+    force: Force = False,
+) -> None:
+    """Embed photos and barcodes; run it again to resume."""
+    from projects.bioscan_clip.inference.embedding import embed_to_file
+    from projects.bioscan_clip.inference.inputs import read_inputs
+    from projects.bioscan_clip.inference.parts import Slurm
+
+    table = read_inputs(inputs, split, photos)
+    failed = embed_to_file(model, table, out, crop, Slurm.parse(slurm or [], jobs), force)
+    typer.echo(f"Wrote {out}: {len(table):,} specimens, {len(failed):,} with an error")
+    _list_failed(failed)
+
+
+@library.command("build")
+def build_library(
+    folder: Annotated[Path, typer.Argument(help="The library's folder.")],
+    inputs: Inputs,
+    model: Annotated[str, typer.Option(help="A checkpoint, or the folder of a run.")],
+    calibrate_on: Annotated[
+        list[str] | None,
+        typer.Option(help="Specimens of known names to calibrate on, such as file.hdf5::val_seen."),
+    ] = None,
+    split: Split = None,
+    photos: Photos = None,
+    taxonomy: Taxonomy = None,
+    crop: Cropping = "none",
+    slurm: SlurmOptions = None,
+    jobs: Jobs = 16,
+    force: Force = False,
+) -> None:
+    """Make a library of known specimens; run it again to resume.
+
+    Besides files of specimens it takes what is embedded already: embeddings.hdf5 of a run, the
+    run's folder, or a file that `embed` has written.
+    """
+    from projects.bioscan_clip.inference import building
+    from projects.bioscan_clip.inference.parts import Slurm
+
+    failed = building.build_library(
+        folder,
+        inputs,
+        model,
+        force,
+        split=split,
+        photos=photos,
+        taxonomy=taxonomy,
+        crop=crop,
+        slurm=Slurm.parse(slurm or [], jobs),
+    )
+    if calibrate_on:
+        building.calibrate_library(folder, calibrate_on, model, photos=photos, crop=crop)
+    building.print_library(folder)
+    _list_failed(failed)
+
+
+@library.command("info")
+def show_library(
+    folder: Annotated[Path, typer.Argument(help="The library's folder.")],
+) -> None:
+    """Say what a library holds, and what it is calibrated on."""
+    from projects.bioscan_clip.inference.building import print_library
+
+    print_library(folder)
+
+
+@library.command("add")
+def add_to_library(
+    folder: Annotated[Path, typer.Argument(help="The library's folder.")],
+    inputs: Inputs,
+    model: ModelPath = None,
+    split: Split = None,
+    photos: Photos = None,
+    taxonomy: Taxonomy = None,
+    crop: Cropping = "none",
+) -> None:
+    """Add known specimens to a library."""
+    from projects.bioscan_clip.inference import building
+
+    failed = building.add_to_library(
+        folder, inputs, model, split=split, photos=photos, taxonomy=taxonomy, crop=crop
+    )
+    building.print_library(folder)
+    _list_failed(failed)
+
+
+@library.command("remove")
+def remove_from_library(
+    folder: Annotated[Path, typer.Argument(help="The library's folder.")],
+    ids: Annotated[list[str], typer.Argument(help="Sample or process ids.")],
+) -> None:
+    """Remove specimens from a library."""
+    from projects.bioscan_clip.inference.library import ReferenceLibrary
+
+    removed = ReferenceLibrary.open(folder).remove(ids)
+    typer.echo(f"Removed {removed:,} specimens from {folder}.")
+
+
+@library.command("calibrate")
+def calibrate_library(
+    folder: Annotated[Path, typer.Argument(help="The library's folder.")],
+    labelled: Annotated[list[str], typer.Argument(help="Specimens of known names, as INPUTS.")],
+    model: ModelPath = None,
+    split: Split = None,
+    photos: Photos = None,
+    taxonomy: Taxonomy = None,
+    crop: Cropping = "none",
+) -> None:
+    """Find out on specimens of known names how far a library's names can be trusted."""
+    from projects.bioscan_clip.inference import building
+
+    failed = building.calibrate_library(
+        folder, labelled, model, split=split, photos=photos, taxonomy=taxonomy, crop=crop
+    )
+    building.print_library(folder)
+    _list_failed(failed)
+
+
+@app.command()
+def identify(
+    folder: Annotated[Path, typer.Argument(metavar="LIBRARY", help="The library's folder.")],
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option(help="The .csv, .tsv, .parquet or .jsonl file to write.")],
+    precision: Annotated[
+        float, typer.Option(help="Share of accepted names that should be right.")
+    ] = 0.95,
+    restrict_to: Annotated[
+        str | None, typer.Option(help="order=Diptera, or a checklist: names of taxa, one a line.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, max=20, help="Nearest specimens to list.")] = 5,
+    form: Annotated[
+        Literal["table", "blast6", "sintax", "dwc"],
+        typer.Option("--format", help="Columns of our own, or those of another program."),
+    ] = "table",
+    model: ModelPath = None,
+    split: Split = None,
+    photos: Photos = None,
+    crop: Cropping = "none",
+    force: Force = False,
+) -> None:
+    """Name specimens by a library, with a confidence; run it again to resume.
+
+    The exit status is 3 if some specimens could not be used; the column `error` says why.
+    """
+    from projects.bioscan_clip.inference.inputs import read_inputs
+    from projects.bioscan_clip.inference.naming import identify_to_file, print_summary
+
+    table = read_inputs(inputs, split, photos)
+    named = identify_to_file(
+        folder,
+        table,
+        out,
+        model=model,
+        precision=precision,
+        restrict_to=restrict_to,
+        top_k=top_k,
+        crop=crop,
+        form=form,
+        force=force,
+    )
+    print_summary(named, out)
+    _list_failed(named[named["error"] != ""])
 
 
 @app.command()

@@ -128,7 +128,7 @@ def test_kinds_may_be_mixed_and_a_specimen_with_nothing_has_no_name(world, libra
     named = identify(library, mixed)
     assert named["query"].tolist() == ["barcode", "photo", "both", "", "both"]
     assert pd.isna(named["answer"][3])
-    alone = identify(library, Queries(dna=mixed.dna[:1], barcodes=mixed.barcodes[:1]))
+    alone = library.identify(Queries(dna=mixed.dna[:1], barcodes=mixed.barcodes[:1]))
     pd.testing.assert_series_equal(named.iloc[0], alone.iloc[0])
 
 

@@ -20,7 +20,7 @@ from functools import cached_property
 from itertools import pairwise
 from math import isqrt
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import uuid4
 
 import faiss
@@ -36,6 +36,9 @@ from projects.bioscan_clip.files import write_whole
 from projects.bioscan_clip.scoring.neighbours import Nearest, blocks
 from projects.bioscan_clip.scoring.restriction import Restriction, allowed_keys
 from projects.bioscan_clip.scoring.specimens import Specimens
+
+if TYPE_CHECKING:
+    from projects.bioscan_clip.inference.identify import Queries
 
 FORMAT_VERSION: Final = 1
 COLUMNS: Final = (*IDENTIFIERS, *RANKS, "bin", "place", "licence", "photo")
@@ -308,6 +311,12 @@ class ReferenceLibrary:
         restricted._kept = self._kept & allowed
         restricted._is_whole = False
         return restricted
+
+    def identify(self, queries: "Queries", precision: float = 0.95, top_k: int = 5) -> pd.DataFrame:
+        """Name specimens; see :func:`projects.bioscan_clip.inference.identify.identify`."""
+        from projects.bioscan_clip.inference.identify import identify
+
+        return identify(self, queries, precision, top_k)
 
     def add(self, specimens: Specimens | Iterable[Specimens], model_hash: str) -> None:
         """Add specimens; parameters as for :meth:`build`.
