@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from projects.bioscan_clip.scoring.specimens import Specimens
+from projects.bioscan_clip.scoring.specimens import Specimens, table_of
 
 
 def make(count: int, name: str = "a", **changes: object) -> Specimens:
@@ -57,3 +57,10 @@ def test_parts_must_fit() -> None:
         make(4, table=pd.DataFrame({"sampleid": ["x"]}))
     with pytest.raises(ValueError, match="1 of 4 `rgb` embeddings hold NaN"):
         make(4, rgb=np.array([[0.0], [1.0], [np.nan], [2.0]]))
+
+
+def test_texts_that_name_nothing_are_missing() -> None:
+    names = np.array([b"Diptera", b"not_classified", b"", b"nan"])
+    table = table_of({"order": names}, 4)
+    assert table["order"].isna().tolist() == [False, True, True, True]
+    assert table["species"].isna().all()

@@ -10,7 +10,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from projects.bioscan_clip.datasets.schema import NOT_CLASSIFIED
+from projects.bioscan_clip.datasets.schema import NOT_CLASSIFIED, UNKNOWN_NAMES
 from projects.bioscan_clip.files import check_output, write_whole
 
 HEAD_SIZE: Final = 10
@@ -70,7 +70,7 @@ def partition(species: npt.NDArray[np.bytes_], seed: int) -> npt.NDArray[np.str_
     """
     rng = np.random.default_rng(seed)
     splits = np.full(len(species), UNLABELLED, dtype=f"U{max(map(len, BASE_SPLITS))}")
-    labelled = np.flatnonzero((species != NOT_CLASSIFIED) & (species != b""))
+    labelled = np.flatnonzero(~np.isin(species, UNKNOWN_NAMES))
     taxa, counts = np.unique(species[labelled], return_inverse=True, return_counts=True)[1:]
     size, position = counts[taxa], _shuffled_positions(taxa, counts, rng)
     role = _draw_roles(counts, rng)[taxa]

@@ -12,6 +12,9 @@ RANKS: Final = ("order", "family", "genus", "species")
 NOT_CLASSIFIED: Final = b"not_classified"
 """What a file holds where a specimen's label at a rank is unknown."""
 
+UNKNOWN_NAMES: Final = (NOT_CLASSIFIED, b"", b"nan", b"NaN")
+"""Texts that name no taxon; the last two are what tables write for an empty cell."""
+
 TEXT_LENGTH: Final = 20
 """Tokens per taxonomic name, padded or truncated."""
 

@@ -170,7 +170,7 @@ class BIOSCANInsectDataset(Dataset[Example]):
         indices : sequence of int
             Rows of the split, in any order.
         seed : tuple of int
-            Numbers that, with a specimen's row, settle its augmentation: the same numbers give the
+            Numbers that, with a specimen's row, decide its augmentation: the same numbers give the
             same photo in any batch, order or process.
 
         Returns

@@ -8,12 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from projects.bioscan_clip.datasets.schema import NOT_CLASSIFIED
+from projects.bioscan_clip.datasets.schema import UNKNOWN_NAMES
 
 UNKNOWN = -1
 """The code of a missing label."""
 
-_UNKNOWN_NAMES = (b"", b"nan", b"NaN", NOT_CLASSIFIED)
 _ROWS_AT_ONCE = 1 << 16
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -27,15 +26,14 @@ def taxon_code(name: bytes) -> int:
     Parameters
     ----------
     name : bytes
-        Name as the file holds it. An empty one, ``b"not_classified"`` and ``b"nan"``, as tables
-        write an empty cell, are unknown.
+        Name as the file holds it; those of ``UNKNOWN_NAMES`` are unknown.
 
     Returns
     -------
     int
         A non-negative code, or -1 if the name is unknown.
     """
-    if name in _UNKNOWN_NAMES:
+    if name in UNKNOWN_NAMES:
         return UNKNOWN
     return int.from_bytes(blake2b(name, digest_size=8).digest(), "big") >> 1
 

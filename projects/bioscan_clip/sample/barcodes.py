@@ -17,7 +17,7 @@ MIN_LENGTH: Final = 500
 """Bases of the shortest read."""
 
 MAX_LENGTH: Final = 700
-"""Bases that evolve: some reads go on after the barcode region."""
+"""Bases that evolve: some reads continue after the barcode region."""
 
 _BASES = np.frombuffer(b"ACGT", dtype=np.uint8)
 _COMPOSITION = (0.30, 0.16, 0.15, 0.39)
@@ -83,8 +83,8 @@ def split_lineage(barcode: Bases, rng: np.random.Generator) -> Bases:
 def sequence_specimen(barcode: Bases, rng: np.random.Generator) -> bytes:
     """Return the read of one specimen: its own substitutions, its ends, and bases not called.
 
-    Most reads have 658 bases. Others are cut short or go on at the 3' end, which leaves the reading
-    frame of k-mers alone; a few begin late.
+    Most reads have 658 bases. Others are shorter or longer at the 3' end, which leaves the reading frame
+    of k-mers alone; a few begin late.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from projects.bioscan_clip.datasets.schema import IDENTIFIERS, NOT_CLASSIFIED, RANKS, Role
+from projects.bioscan_clip.datasets.schema import IDENTIFIERS, RANKS, UNKNOWN_NAMES, Role
 
 MODALITIES: Final = ("rgb", "dna", "text")
 COLUMNS: Final = (*IDENTIFIERS, *RANKS)
@@ -163,7 +163,7 @@ def table_of(columns: Mapping[str, npt.NDArray[Any]], count: int) -> pd.DataFram
     Parameters
     ----------
     columns : mapping of str to numpy.ndarray
-        Bytes, shape ``(count,)``, by name; empty or ``b"not_classified"`` is unknown.
+        Bytes, shape ``(count,)``, by name; those of ``UNKNOWN_NAMES`` are missing.
     count : int
         Specimens.
 
@@ -173,7 +173,7 @@ def table_of(columns: Mapping[str, npt.NDArray[Any]], count: int) -> pd.DataFram
         See :class:`Specimens`.
     """
     table = pd.DataFrame(index=range(count), columns=list(COLUMNS), dtype="string")
-    unknown = ["", NOT_CLASSIFIED.decode()]
+    unknown = [name.decode() for name in UNKNOWN_NAMES]
     for name in COLUMNS:
         if name in columns:
             texts = pd.Series(columns[name].astype(bytes)).str.decode("utf-8", errors="replace")
