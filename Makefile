@@ -38,13 +38,15 @@ new-venv:
 	echo "Python 3.11 or 3.12 is needed, and neither python3.12, python3.11 nor python3 is one." >&2; \
 	exit 1
 
-demo: $(DEMO)/eval/metrics.json ## Train on sample data, score the best checkpoint, print its accuracy
+demo: $(DEMO)/names.csv ## Train on sample data, score the best checkpoint, name some specimens by it
 	@$(BIN)/bioscan-clip results $(DEMO)/eval
 	@echo "Sample data        $(SAMPLE)"
 	@echo "Best checkpoint    $(DEMO)/train/checkpoints/best.ckpt"
 	@echo "Training curves    $(DEMO)/train/logs/metrics.csv"
 	@echo "Accuracies         $(DEMO)/eval/metrics.json"
 	@echo "Report             $(DEMO)/eval/report.html, a page to open in a browser"
+	@echo "Names              $(DEMO)/names.csv, of $(DEMO)/queries by $(DEMO)/library:"
+	@cut -d, -f1,3 $(DEMO)/names.csv
 
 $(SAMPLE): | .venv/installed
 	@mkdir -p $(@D)
@@ -61,6 +63,15 @@ $(DEMO)/eval/metrics.json: $(DEMO)/train/finished
 	@$(RUN) experiment_name=demo job_type=eval hydra.run.dir=$(DEMO)/eval \
 	  resume_from_checkpoint=$(DEMO)/train/checkpoints/best.ckpt > $(DEMO)/eval.log 2>&1 \
 	  || { cat $(DEMO)/eval.log; exit 1; }
+
+$(DEMO)/names.csv: $(DEMO)/eval/metrics.json
+	@echo "Naming a few photos and barcodes by the other specimens"
+	@$(BIN)/python docs/few_specimens.py $(SAMPLE) $(DEMO)/queries
+	@$(BIN)/bioscan-clip library build $(DEMO)/library $(SAMPLE)::all_keys --model $(DEMO)/train --force \
+	  --calibrate-on $(SAMPLE)::val_seen --calibrate-on $(SAMPLE)::val_unseen > $(DEMO)/library.log 2>&1 \
+	  || { cat $(DEMO)/library.log; exit 1; }
+	@$(BIN)/bioscan-clip identify $(DEMO)/library $(DEMO)/queries/photos $(DEMO)/queries/barcodes.fasta \
+	  --out $@ --precision 0.9 --force > $(DEMO)/names.log 2>&1 || { cat $(DEMO)/names.log; exit 1; }
 
 pictures: $(DEMO)/eval/metrics.json ## Draw the pictures of README and docs from the demo
 	@$(BIN)/python docs/pictures.py
