@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from mmlearn.tasks.hooks import EvaluationHooks
 
 from projects.bioscan_clip.datasets.schema import EVALUATION_SPLITS, Role, Stage
+from projects.bioscan_clip.encoders.configuration import CONFIGURATION_KEY
 from projects.bioscan_clip.reports.evaluation import (
     Level,
     as_level,
@@ -239,7 +240,7 @@ def _training_of(checkpoint: str | Path | None, folder: Path) -> dict[str, Any]:
         folder = Path(checkpoint).parent.parent
         try:
             values = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-            told = values.get("bioscan_clip") or {}
+            told = values.get(CONFIGURATION_KEY) or {}
         except (OSError, RuntimeError, ValueError, UnpicklingError):
             pass  # Lightning has read it, so that all is well but the wish to know its name
     if not told:
