@@ -12,6 +12,8 @@ from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.reports.page import log_page, title, write_page
 from projects.bioscan_clip.reports.results import load_published
 from projects.bioscan_clip.scoring.accuracy import mistake_table
+from projects.bioscan_clip.scoring.calibration import Answers
+from projects.bioscan_clip.scoring.confidence import Trust, confidence_table
 from projects.bioscan_clip.scoring.evaluation import evaluate
 from projects.bioscan_clip.tasks.loggers import OfflineFallbackWandbLogger
 
@@ -199,6 +201,28 @@ def test_names_are_text_and_not_html(evaluation, tmp_path):
     assert "<script>alert" not in html
     assert "<img src=x" not in html
     assert "&lt;script&gt;alert(1)" in html
+
+
+def test_confidence_is_shown_where_there_is_one(evaluation, page_of):
+    assert "Which queries get a name" not in page_of(evaluation).text
+    truth = torch.cat([each.labels for each in evaluation.queries.values()]).numpy()
+    rng = np.random.default_rng(0)
+    confidence = np.sort(rng.uniform(size=truth.shape), axis=1)[:, ::-1]
+    names = np.where(rng.uniform(size=truth.shape) < confidence, truth, 1)
+    groups = np.resize(["seen", "unseen", "absent"], len(truth))
+    accepted = confidence > 0.5
+    accepted[groups == "absent", 3] = False
+    trust = {("rgb", "dna"): Trust(Answers(names, confidence, groups), accepted, truth, groups)}
+    metrics = pd.concat([evaluation.metrics, confidence_table(trust)])
+    page = page_of(replace(evaluation, metrics=metrics, trust=trust))
+    assert "Can confidences be believed?" in page.text
+    assert "Accuracy against coverage" in page.text
+    rows = {label: cells for label, *cells in page.tables[-1][2:]}
+    chosen = (groups == "seen") & (truth[:, 2] != -1)
+    right = (names == truth)[chosen & accepted[:, 2], 2].mean()
+    expected = f"{accepted[chosen, 2].mean():.0%} {right:.0%} right"
+    assert rows["queries of seen species"][2] == expected
+    assert rows["queries of species that no key has"][3] == "0%"
 
 
 def some_rows(evaluation, queries, modalities=("rgb", "dna", "text")):

@@ -12,10 +12,11 @@ from rich.table import Table
 from projects.bioscan_clip.datasets.schema import RANKS, Role, Stage
 from projects.bioscan_clip.files import check_output, write_whole
 from projects.bioscan_clip.reports.clibd_features import save_clibd
-from projects.bioscan_clip.reports.predictions import PAIRS, save_predictions
+from projects.bioscan_clip.reports.predictions import save_predictions
 from projects.bioscan_clip.reports.results import load_published, read_about
 from projects.bioscan_clip.reports.saved_embeddings import load_embeddings
 from projects.bioscan_clip.scoring.evaluation import Evaluation, Search, evaluate
+from projects.bioscan_clip.scoring.neighbours import PAIRS
 from projects.bioscan_clip.scoring.restriction import Restriction, described, restrict
 from projects.bioscan_clip.scoring.specimens import Specimens
 

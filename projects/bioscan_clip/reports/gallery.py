@@ -12,9 +12,9 @@ from PIL import Image
 
 from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.reports.plots import NOTHING, pair_name
-from projects.bioscan_clip.reports.predictions import PAIRS, predictions
+from projects.bioscan_clip.reports.predictions import predictions
 from projects.bioscan_clip.scoring.evaluation import Evaluation
-from projects.bioscan_clip.scoring.neighbours import Match
+from projects.bioscan_clip.scoring.neighbours import PAIRS, Match
 from projects.bioscan_clip.scoring.specimens import Specimens
 
 _PER_SPLIT: Final = 6

@@ -17,15 +17,18 @@ from projects.bioscan_clip.reports.plots import (
     accuracy_plot,
     class_plot,
     confused_taxa,
+    coverage_plot,
     in_order,
     mistake_plot,
     pair_name,
+    reliability_plot,
     similarity_plot,
 )
-from projects.bioscan_clip.reports.predictions import PAIRS, predictions
+from projects.bioscan_clip.reports.predictions import predictions
 from projects.bioscan_clip.reports.results import Published, taxa_in_words
+from projects.bioscan_clip.scoring.confidence import ABSENT, PRECISION
 from projects.bioscan_clip.scoring.evaluation import Evaluation
-from projects.bioscan_clip.scoring.neighbours import Match
+from projects.bioscan_clip.scoring.neighbours import PAIRS, Match
 
 _TEMPLATE: Final = Path(__file__).with_name("evaluation.html.j2")
 _ROLES: Final = {
@@ -44,8 +47,8 @@ class Shown:
     Attributes
     ----------
     plots : dict of str to Plot
-        ``accuracy``, ``classes``, ``mistakes``, ``similarity`` and ``map``, as far as there are
-        data.
+        ``accuracy``, ``classes``, ``mistakes``, ``similarity``, ``reliability``, ``coverage`` and
+        ``map``, as far as there are data.
     confusions : dict of str to pandas.DataFrame
         The most confused taxa by rank, the finest rank first.
     """
@@ -95,6 +98,8 @@ def write_page(
         "mistakes": mistake_plot(evaluation.metrics),
         "classes": class_plot(nearest, evaluation.keys.names) if len(nearest) else None,
         "similarity": similarity_plot(evaluation),
+        "reliability": reliability_plot(evaluation.trust),
+        "coverage": coverage_plot(evaluation.trust),
         "map": map_plot(evaluation) if full else None,
     }
     confusions = {rank: confused_taxa(nearest, rank) for rank in RANKS[::-1] if len(nearest)}
@@ -123,6 +128,8 @@ def write_page(
         decisions=list(decisions(evaluation.metrics)),
         sources=published.sources if published else [],
         pair=pair_name(pairs[0]) if pairs else "",
+        accepted=accepted_names(evaluation.metrics),
+        precision=PRECISION,
         shown=shown,
         gallery=list(gallery(evaluation)) if full else [],
     )
@@ -250,6 +257,33 @@ def decisions(metrics: pd.DataFrame) -> Iterator[str]:
                 f"seen or unseen (AUROC {values['auroc']:.3f}, threshold "
                 f"{values['threshold']:.3f})."
             )
+
+
+def accepted_names(metrics: pd.DataFrame) -> dict[str, list[tuple[str, list[str]]]]:
+    """Say how many names are accepted of each group of queries, and how many of these are right.
+
+    Returns
+    -------
+    dict of str to list of tuple
+        By pair, a label of the group and a cell for each rank, such as "80% 97%"; the second number
+        is missing where no name is accepted.
+    """
+    names = ["query", "key", "split", "average", "level"]
+    values = metrics[metrics["average"].isin(["coverage", "precision"])].set_index(names)["value"]
+    texts = values.map("{:.0%}".format).to_dict()
+    groups = {split: _ROLES[split] for split in ("seen", "unseen")}
+    groups[ABSENT] = "queries of species that no key has"
+    tables: dict[str, list[tuple[str, list[str]]]] = {}
+    for pair, (group, label) in product(PAIRS, groups.items()):
+        cells = [
+            " ".join(
+                texts.get((*pair, group, what, rank), "") for what in ("coverage", "precision")
+            )
+            for rank in RANKS
+        ]
+        if any(cell.strip() for cell in cells):
+            tables.setdefault(pair_name(pair), []).append((label, cells))
+    return tables
 
 
 def log_page(runs: Sequence[Any], evaluation: Evaluation, page: Path, shown: Shown) -> None:

@@ -1,6 +1,6 @@
 """The plots and tables of an evaluation, and what features and pairs are called there."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from itertools import product
 from typing import Any, Final
@@ -10,10 +10,11 @@ import pandas as pd
 import plotly.express as px
 
 from projects.bioscan_clip.datasets.schema import RANKS
-from projects.bioscan_clip.reports.html import SEEN, UNSEEN, Plot, menu_of, style
-from projects.bioscan_clip.reports.predictions import PAIRS
+from projects.bioscan_clip.reports.html import NEUTRAL, SEEN, UNSEEN, Plot, menu_of, style
+from projects.bioscan_clip.scoring.calibration import coverage_curve, reliability
+from projects.bioscan_clip.scoring.confidence import Trust
 from projects.bioscan_clip.scoring.evaluation import Evaluation
-from projects.bioscan_clip.scoring.neighbours import Match
+from projects.bioscan_clip.scoring.neighbours import PAIRS, Match
 
 FEATURES: Final = {
     "rgb": "photo",
@@ -51,6 +52,7 @@ _SERIES: Final = {
 _EDGES = 2.0 ** np.arange(0, 25) - 0.5  # 1, 2-3, 4-7, 8-15, ... keys
 _TICKS = [digit * 10**power for power in range(7) for digit in (1, 2, 5)]
 _NAMED = 3
+_RANK_COLOURS = dict(zip(RANKS, ("#0072b2", "#e69f00", "#009e73", "#d55e00"), strict=True))
 _CONFUSED = 12
 
 Pair = tuple[str, str]
@@ -189,6 +191,58 @@ def _distributions(values: dict[str, Any]) -> Any:
     shares = {split: np.histogram(each, edges)[0] / len(each) for split, each in values.items()}
     table = pd.DataFrame(shares, index=(edges[:-1] + edges[1:]) / 2)
     return px.line(table, line_shape="hvh", color_discrete_map=COLOURS)
+
+
+def reliability_plot(trust: Mapping[Pair, Trust]) -> Plot | None:
+    """Plot accuracy by confidence at each rank; None where nothing is calibrated."""
+    if not trust:
+        return None
+    figure = menu_of({pair_name(pair): _by_rank(each, reliability) for pair, each in trust.items()})
+    style(figure, "confidence of a name", "share of right names", height=460)
+    figure.add_shape(type="line", x0=0, y0=0, x1=1, y1=1, line={"dash": "dot", "color": NEUTRAL})
+    figure.update_traces(hovertemplate="confidence %{x:.1%}: %{y:.1%} right (%{customdata[0]:,})")
+    figure.update_xaxes(tickformat=".0%", range=[-0.02, 1.02])
+    figure.update_yaxes(tickformat=".0%", range=[-0.02, 1.02])
+    sentence = (
+        "Whether a confidence can be believed: of names with 80% confidence, 80% should be right "
+        "(the dotted line). Confidence is calibrated on the validation queries; half of the "
+        "queries, of whole species, are named by keys that lack their species."
+    )
+    return Plot("Can confidences be believed?", figure, sentence)
+
+
+def coverage_plot(trust: Mapping[Pair, Trust]) -> Plot | None:
+    """Plot accuracy against the share of answers accepted; None where nothing is calibrated."""
+    if not trust:
+        return None
+    figure = menu_of(
+        {pair_name(pair): _by_rank(each, coverage_curve) for pair, each in trust.items()}
+    )
+    style(figure, "share of queries that are named", "share of right names", height=460)
+    figure.update_traces(hovertemplate="%{x:.0%} named: %{y:.1%} right", mode="lines")
+    figure.update_xaxes(tickformat=".0%", range=[0, 1.02])
+    figure.update_yaxes(tickformat=".0%", range=[-0.02, 1.02])
+    sentence = (
+        "How accuracy falls as more names are accepted, the most confident ones first. The queries "
+        "are those of the plot above."
+    )
+    return Plot("Accuracy against coverage", figure, sentence)
+
+
+def _by_rank(trust: Trust, curve: Callable[[Any, Any], pd.DataFrame]) -> Any:
+    """Return a line for each rank of which some query has a known name."""
+    tables = []
+    for place, rank in enumerate(RANKS):
+        known = trust.known(place)
+        if known.any():
+            table = curve(trust.answers.confidence[known, place], trust.right(place)[known])
+            tables.append(table.assign(rank=rank))
+    table = pd.concat(tables)
+    x, counts = ("confidence", ["n"]) if "confidence" in table else ("coverage", None)
+    return px.line(
+        table, x=x, y="accuracy", color="rank", color_discrete_map=_RANK_COLOURS,
+        custom_data=counts, markers=True,
+    )  # fmt: skip
 
 
 def class_accuracy(nearest: pd.DataFrame, keys: pd.DataFrame, rank: str) -> pd.DataFrame:

@@ -10,10 +10,7 @@ import pyarrow.parquet as pq
 from projects.bioscan_clip.datasets.schema import IDENTIFIERS, RANKS
 from projects.bioscan_clip.files import write_whole
 from projects.bioscan_clip.scoring.evaluation import Evaluation
-from projects.bioscan_clip.scoring.neighbours import Match
-
-PAIRS: Final = (("rgb", "dna"), ("rgb", "rgb"), ("dna", "dna"))
-"""The pairs of features that papers report."""
+from projects.bioscan_clip.scoring.neighbours import PAIRS, Match
 
 
 def save_predictions(evaluation: Evaluation, folder: Path) -> Path:

@@ -18,7 +18,6 @@ from tabulate import LATEX_ESCAPE_RULES
 from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.files import check_output, write_whole
 from projects.bioscan_clip.reports.evaluation import print_accuracy
-from projects.bioscan_clip.reports.predictions import PAIRS
 from projects.bioscan_clip.reports.results import (
     LAYOUT,
     ROLES,
@@ -27,6 +26,7 @@ from projects.bioscan_clip.reports.results import (
     summarize,
     unfinished_runs,
 )
+from projects.bioscan_clip.scoring.neighbours import PAIRS
 
 Format = Literal["rich", "markdown", "latex", "csv"]
 

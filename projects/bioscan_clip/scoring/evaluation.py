@@ -5,13 +5,14 @@ A query specimen takes the labels of its nearest key specimens (Gong et al., CLI
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import pandas as pd
 
 from projects.bioscan_clip.datasets.schema import Role
 from projects.bioscan_clip.scoring.accuracy import accuracy_table, mistake_table
+from projects.bioscan_clip.scoring.confidence import Trust, confidence_table, trusted_names
 from projects.bioscan_clip.scoring.neighbours import (
     Match,
     Neighbours,
@@ -40,11 +41,15 @@ class Evaluation:
         One row per number: columns ``query``, ``key``, ``split``, ``average``, ``k``, ``level``,
         ``value``, ``low``, ``high`` (95% confidence interval, NaN where there is none) and ``n``
         (what is averaged over: queries, or classes).
+    trust : mapping of tuple of str to Trust
+        Names of queries with a confidence, by pair of features; empty where there was nothing to
+        calibrate on.
     """
 
     sets: Mapping[Role, Specimens]
     neighbours: Mapping[Match, Neighbours]
     metrics: pd.DataFrame
+    trust: Mapping[tuple[str, str], Trust] = field(default_factory=dict)
 
     @property
     def keys(self) -> Specimens:
@@ -119,14 +124,16 @@ def evaluate(
         logger.warning(
             "Approximate search found %.1f%% of the exact %d nearest keys.", share, max(top_k)
         )
+    trust = trusted_names(sets, nearest)
     tables = [
         accuracy_table(keys, queries, neighbours, top_k),
         mistake_table(keys, queries, neighbours),
         open_world(sets, nearest, linear_head),
+        confidence_table(trust),
     ]
     filled = [table for table in tables if not table.empty]
     metrics = pd.concat(filled, ignore_index=True) if filled else tables[0]
-    return Evaluation(sets, neighbours, metrics)
+    return Evaluation(sets, neighbours, metrics, trust)
 
 
 def check_options(top_k: Sequence[int], search: str) -> None:

@@ -21,6 +21,9 @@ CONCATENATED: Final = "concatenated"
 ALL: Final = "all"
 """Keys among which a specimen stands once for each of its modalities."""
 
+PAIRS: Final = (("rgb", "dna"), ("rgb", "rgb"), ("dna", "dna"))
+"""The pairs of features that papers report, of queries and of keys."""
+
 KEYS_AT_ONCE: Final = 8192
 QUERIES_AT_ONCE: Final = 1024
 _BOTH: Final = ("rgb", "dna")
