@@ -32,6 +32,18 @@ def test_impossible_sample_is_refused_in_a_sentence(runner, tmp_path):
     assert "species" in result.stderr
 
 
+def test_sample_is_replaced_only_with_force(runner, tmp_path):
+    out = tmp_path / "sample.hdf5"
+    out.write_text("mine")
+    arguments = ["data", "sample", "--out", str(out), "--species", "12", "--specimens", "180"]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "sample.hdf5 exists. Use --force to replace it" in result.stderr
+    assert out.read_text() == "mine"
+    assert runner.invoke(app, [*arguments, "--force"]).exit_code == 0
+    assert out.stat().st_size > 1000
+
+
 def test_errors_are_sentences_on_stderr(runner, tmp_path):
     missing = tmp_path / "none.tsv"
     result = runner.invoke(app, ["data", "split", str(missing), "--out", str(tmp_path / "lists")])

@@ -176,9 +176,9 @@ def test_a_build_that_left_pictures_out_resumes(small, tokenizer, tmp_path, monk
 
 
 def test_a_killed_process_ends_the_build(small, tokenizer, tmp_path, monkeypatch):
-    """As the kernel does for want of memory."""
+    """As the kernel does when memory runs out."""
     monkeypatch.setattr(builder, "check_picture", die)
-    with pytest.raises(OSError, match=r"was killed, perhaps for want of memory\. Run the same"):
+    with pytest.raises(OSError, match=r"was killed, perhaps because memory ran out\. Run the same"):
         build("1m", small, tmp_path / "1m.hdf5", text_tokenizer=tokenizer)
 
 

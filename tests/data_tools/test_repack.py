@@ -143,6 +143,23 @@ def test_command(source, tmp_path):
     assert f"takes {longest} bytes, not {9 * 3 * 150:,}" in result.output
 
 
+def test_command_replaces_nothing(source, tmp_path):
+    before, there = source.read_bytes(), tmp_path / "there.hdf5"
+    there.write_text("mine")
+    (tmp_path / "link.hdf5").symlink_to(source)
+    for out, words, options in [
+        (source, "is read", ["--force"]),
+        (tmp_path / "link.hdf5", "is read", ["--force"]),
+        (there, "exists. Use --force", []),
+    ]:
+        arguments = ["data", "repack", str(source), "--out", str(out), *options]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 1
+        assert words in result.output
+    assert source.read_bytes() == before
+    assert there.read_text() == "mine"
+
+
 def damage(path: Path, kind: str) -> str:
     """Damage a file and return what the message says."""
     if kind == "truncated":

@@ -272,5 +272,5 @@ def die(path, block):
 
 def test_a_killed_process_is_told(sample_file, monkeypatch):
     monkeypatch.setattr(photos, "decode_block", die)
-    with pytest.raises(OSError, match="was killed, perhaps for want of memory"):
+    with pytest.raises(OSError, match="was killed, perhaps because memory ran out"):
         verify(sample_file, photos=200, processes=2)

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from projects.bioscan_clip.data_tools.checks.photos import check_picture, processes_for
-from projects.bioscan_clip.data_tools.cores import available_cores
+from projects.bioscan_clip.data_tools.checks.photos import check_picture
+from projects.bioscan_clip.data_tools.processes import processes_for
 from projects.bioscan_clip.data_tools.published import (
     DatasetName,
     IntArray,
@@ -56,7 +56,7 @@ class Built:
     pictures : int
         Pictures in the file.
     left_out : pathlib.Path or None
-        The list of specimens that the file lacks, for want of a picture; None if it lacks none.
+        The list of specimens that the file lacks since they have no picture; None if it lacks none.
     n_left_out : int
         Their number.
     """
@@ -126,7 +126,7 @@ def build(
     out.parent.mkdir(parents=True, exist_ok=True)
     if not journal.exists():
         _check_room(published, out.parent)
-    checked = _check_pictures(published, journal, identity, processes or available_cores())
+    checked = _check_pictures(published, journal, identity, processes)
     lengths = np.array([0 if isinstance(each, str) else each for each in checked], dtype=np.int64)
     usable = lengths > 0
     if not usable.any():
@@ -200,7 +200,7 @@ def _check_room(published: Published, folder: Path) -> None:
 
 
 def _check_pictures(
-    published: Published, journal: Path, identity: str, processes: int
+    published: Published, journal: Path, identity: str, processes: int | None
 ) -> list[int | str]:
     """Return the length in bytes of each picture, or why it is of no use.
 

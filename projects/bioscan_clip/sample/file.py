@@ -1,9 +1,6 @@
 """A synthetic file in the BIOSCAN-1M schema: invented insects to try things on."""
 
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Final
@@ -11,7 +8,7 @@ from typing import IO, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from projects.bioscan_clip.data_tools.cores import available_cores
+from projects.bioscan_clip.data_tools.processes import processes_for
 from projects.bioscan_clip.data_tools.splits import partition, rows_of_splits
 from projects.bioscan_clip.data_tools.writing import SplitSource, write_file
 from projects.bioscan_clip.datasets.names import SAMPLE_VOCABULARY, TaxonTokenizer
@@ -96,20 +93,13 @@ def _draw_photos(
     """Append one JPEG per row of `traits` to a file and return their lengths."""
     lengths = np.zeros(len(traits), dtype=np.int64)
     seeds = [(seed, number) for number in range(1, len(traits) + 1)]
-    # Spawned, not forked: PyTorch may run threads here. The module of `draw_photo` is light.
-    pool = ProcessPoolExecutor(processes or available_cores(), get_context("spawn"))
-    try:
-        with progress("Drawing photos", len(traits)) as advance:
-            for specimen, jpeg in enumerate(pool.map(draw_photo, traits, seeds, chunksize=8)):
-                lengths[specimen] = spool.write(jpeg)
-                advance()
-    except BrokenProcessPool as error:
-        raise OSError(
-            "A process that drew photos was killed, perhaps for want of memory. Run the command "
-            "again."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with (
+        processes_for("drew photos", processes) as pool,
+        progress("Drawing photos", len(traits)) as advance,
+    ):
+        for specimen, jpeg in enumerate(pool.map(draw_photo, traits, seeds, chunksize=8)):
+            lengths[specimen] = spool.write(jpeg)
+            advance()
     spool.flush()
     return lengths
 

@@ -1,11 +1,7 @@
 """Whether photos can be decoded. Light to import, since processes are begun for it."""
 
-import multiprocessing
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from projects.bioscan_clip.data_tools.checks.finding import HDF5_ERRORS, Finding, IntArray
-from projects.bioscan_clip.data_tools.cores import available_cores
+from projects.bioscan_clip.data_tools.processes import processes_for
 from projects.bioscan_clip.datasets.hdf5 import Column, open_file
 from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH, MAX_ASPECT, MAX_PIXELS
 from projects.bioscan_clip.files import progress
@@ -89,7 +85,6 @@ def check_photos(
         for start in range(0, len(rows), _PHOTOS_AT_ONCE)
     ]
     found: defaultdict[tuple[str, Finding], list[int]] = defaultdict(list)
-    processes = processes or available_cores()
     decode = partial(decode_block, path)
     with (
         processes_for("decoded photos", processes) as pool,
@@ -123,20 +118,6 @@ def decode_block(path: Path, block: tuple[str, IntArray]) -> dict[Finding, list[
         if photo[length:].any():
             found[_NOT_ZERO].append(row)
     return dict(found)
-
-
-@contextmanager
-def processes_for(work: str, number: int) -> Iterator[ProcessPoolExecutor]:
-    """Begin processes; where one is killed, that is an OSError which says what it did."""
-    try:
-        # Spawned, not forked: PyTorch may run threads here.
-        with ProcessPoolExecutor(number, multiprocessing.get_context("spawn")) as pool:
-            yield pool
-    except BrokenProcessPool as error:
-        raise OSError(
-            f"A process that {work} was killed, perhaps for want of memory. Run the same command "
-            "again, with fewer --processes."
-        ) from error
 
 
 def check_picture(path: Path) -> int | str:
