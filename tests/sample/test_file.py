@@ -95,7 +95,9 @@ def test_a_killed_process_ends_in_a_sentence_and_leaves_the_old_file(tmp_path, m
     path = tmp_path / "sample.hdf5"
     path.write_bytes(b"old")
     monkeypatch.setattr(sample, "draw_photo", kill_itself)
-    monkeypatch.setattr(sample, "get_context", lambda _: get_context("fork"))  # finds this module
+    monkeypatch.setattr(
+        processes, "get_context", lambda _: get_context("fork")
+    )  # finds this module
     with pytest.raises(OSError, match="A process that drew photos was killed"):
         write_sample(path, **SMALL, processes=1)
     assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [
