@@ -245,6 +245,9 @@ def evaluate(
     clibd: Annotated[
         bool, typer.Option("--clibd", help="Also write the files that CLIBD's evaluation reads.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the files of an evaluation that is there.")
+    ] = False,
 ) -> None:
     """Score saved embeddings, without a model."""
     from projects.bioscan_clip.reports.evaluation import evaluate_saved
@@ -257,6 +260,7 @@ def evaluate(
         restrict_to=restrict_to,
         linear_head=linear_head,
         clibd=clibd,
+        force=force,
     )
 
 

@@ -87,7 +87,7 @@ import sys
 from projects.bioscan_clip.tasks import evaluate_embeddings
 from projects.bioscan_clip.cli import app
 arguments = ["evaluate", "--embeddings", {str(run)!r}, "--out", {str(tmp_path / "out")!r}]
-app([*arguments, "--report", sys.argv[1]], standalone_mode=False)
+app([*arguments, "--force", "--report", sys.argv[1]], standalone_mode=False)
 names = {{"mmlearn", "lightning", "torchmetrics", "transformers", "wandb", "plotly", "pacmap"}}
 print("imported", *sorted(names & set(sys.modules)))
 """
@@ -114,6 +114,19 @@ def test_the_output_must_be_a_folder(run, tmp_path):
     assert result.exit_code == 1
     assert "is not a folder" in result.output
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_evaluation_is_replaced_only_if_so_wished(run, tmp_path):
+    out = tmp_path / "scores"
+    out.mkdir()
+    (out / "metrics.json").write_text("mine")
+    arguments = ["evaluate", "--embeddings", str(run), "--out", str(out), "--report", "off"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "metrics.json exists. Use --force to replace it" in result.output
+    assert (out / "metrics.json").read_text() == "mine"
+    assert CliRunner().invoke(app, [*arguments, "--force"]).exit_code == 0
+    assert json.loads((out / "metrics.json").read_text())
 
 
 def test_a_restriction_scores_queries_inside_only(specimens, tmp_path, capsys):

@@ -109,6 +109,7 @@ def evaluate_saved(
     restrict_to: Restriction | None = None,
     linear_head: bool | None = None,
     clibd: bool = False,
+    force: bool = False,
 ) -> dict[str, float]:
     """Score saved embeddings, without a model.
 
@@ -122,6 +123,8 @@ def evaluate_saved(
         As for :func:`evaluate_and_report`.
     clibd : bool, default=False
         Whether to write the embeddings as CLIBD's evaluation script reads them, too.
+    force : bool, default=False
+        Whether an evaluation that is in `out` may be replaced.
 
     Returns
     -------
@@ -132,8 +135,8 @@ def evaluate_saved(
     ------
     ValueError
         If `out` is the folder of the embeddings, or no folder, or they cannot be scored.
-    FileNotFoundError
-        If there are none.
+    FileNotFoundError, FileExistsError
+        If there are none, or `out` holds an evaluation and not `force`.
     """
     source = path if path.is_dir() else path.parent
     if out.resolve() == source.resolve():
@@ -141,7 +144,7 @@ def evaluate_saved(
             f"{out} is where the embeddings are, whose own metrics and report would be replaced; "
             "name another folder."
         )
-    check_output(out / "metrics.json", force=True)
+    check_output(out / "metrics.json", force=force)
     sets, stage = load_embeddings(path)
     about = read_about(source)
     if clibd:
