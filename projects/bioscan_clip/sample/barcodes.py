@@ -83,8 +83,8 @@ def split_lineage(barcode: Bases, rng: np.random.Generator) -> Bases:
 def sequence_specimen(barcode: Bases, rng: np.random.Generator) -> bytes:
     """Return the read of one specimen: its own substitutions, its ends, and bases not called.
 
-    Most reads have 658 bases. Others are shorter or longer at the 3' end, which leaves the reading frame
-    of k-mers alone; a few begin late.
+    Most reads have 658 bases. Others are shorter or longer at the 3' end, which leaves the
+    reading frame of k-mers alone; a few begin late.
 
     Parameters
     ----------
