@@ -1,6 +1,7 @@
 """Trainings that resume by themselves after a time limit, a preemption or a kill."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -232,10 +233,10 @@ def _end_with_parent() -> None:
     same signal to every process, and then the training needs its workers to finish a step and save.
     What tells the two apart is the sender.
     """
-    parent = os.getppid()
-    while os.getppid() == parent:
+    training, starter = multiprocessing.parent_process(), os.getppid()  # may be a fork server
+    while os.getppid() == starter:
         received = signal.sigtimedwait({signal.SIGTERM}, 1)
-        if received is not None and received.si_pid == parent:
+        if received is not None and training is not None and received.si_pid == training.pid:
             break
     os._exit(0)  # at once, whatever the worker is doing
 
