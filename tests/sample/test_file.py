@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from projects.bioscan_clip.data_tools import processes as workers
 from projects.bioscan_clip.datasets.schema import NOT_CLASSIFIED, RANKS, SPLITS_1M
 from projects.bioscan_clip.sample import file as sample
 from projects.bioscan_clip.sample.file import write_sample
@@ -95,9 +96,8 @@ def test_a_killed_process_ends_in_a_sentence_and_leaves_the_old_file(tmp_path, m
     path = tmp_path / "sample.hdf5"
     path.write_bytes(b"old")
     monkeypatch.setattr(sample, "draw_photo", kill_itself)
-    monkeypatch.setattr(
-        processes, "get_context", lambda _: get_context("fork")
-    )  # finds this module
+    fork = get_context("fork")  # finds this module
+    monkeypatch.setattr(workers, "get_context", lambda _: fork)
     with pytest.raises(OSError, match="A process that drew photos was killed"):
         write_sample(path, **SMALL, processes=1)
     assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [
