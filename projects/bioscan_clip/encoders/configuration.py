@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 from torch import Tensor
 
-from projects.bioscan_clip.datasets.schema import BARCODE
-from projects.bioscan_clip.datasets.transforms import CLIP_MEAN, CLIP_STD
+from projects.bioscan_clip.datasets.schema import BARCODE, IMAGE, IMAGE_LENGTH
+from projects.bioscan_clip.datasets.transforms import CLIP_MEAN, CLIP_STD, decode_photo
 
 CONFIGURATION_KEY: Final = "bioscan_clip"
 """Where a checkpoint holds it."""
@@ -21,6 +21,7 @@ SAMPLE_TOKENIZER: Final = "bert-sample"
 MODALITIES: Final = ("rgb", "dna", "text")
 
 _REFERENCE_BARCODES: Final = 500
+_REFERENCE_PHOTOS: Final = 50
 # What an encoder is; its other arguments say where first weights are from and what is trained.
 _ARGUMENTS: Final = ("_target_", "model_name", "projection_dim", "model_kwargs", "pooling")
 _NOT_OF_THE_MODEL: Final = ("transformers_version", "_name_or_path", "dtype", "use_cache")
@@ -133,34 +134,47 @@ def tokenizer_name(model_name_or_path: str) -> str:
     return SAMPLE_TOKENIZER if is_sample else model_name_or_path
 
 
-def read_reference_barcodes(dataset: Mapping[str, Any]) -> list[str]:
-    """Read some barcodes of a training split, by which others are placed.
+def learn_from_data(description: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
+    """Add to a description what its training split tells.
+
+    These are ``reference_barcodes``, some of the split's, by which others are placed, and
+    ``crop_margin``, how much room its photos leave around specimens.
 
     Parameters
     ----------
+    description : mapping
+        From :func:`describe_model`; its modalities are changed in place.
     dataset : mapping
         Arguments of :class:`~projects.bioscan_clip.datasets.BIOSCANInsectDataset`.
-
-    Returns
-    -------
-    list of str
-        500 or fewer, evenly spread over the split, without those that are empty.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
-    ValueError
-        If it is damaged.
+    ValueError, KeyError
+        If it is damaged, or has no such split or column.
     """
+    from projects.bioscan_clip.datasets.cropping import measure_margin
     from projects.bioscan_clip.datasets.hdf5 import open_file  # pandas takes its time to import
 
+    modalities = description["modalities"]
     with open_file(dataset["path_to_hdf5_file"]) as file:
-        column = file[dataset["split"]][BARCODE]
-        count = min(len(column), _REFERENCE_BARCODES)
-        rows = np.unique(np.linspace(0, len(column) - 1, count).astype(np.int64))
-        barcodes = [column[row].decode("ascii", "replace") for row in rows]
-    return [barcode for barcode in barcodes if barcode]
+        split = file[dataset["split"]]
+        if "dna" in modalities:
+            rows = _spread(len(split[BARCODE]), _REFERENCE_BARCODES)
+            barcodes = [split[BARCODE][row].decode("ascii", "replace") for row in rows]
+            modalities["dna"]["reference_barcodes"] = [text for text in barcodes if text.strip("N")]
+        if "rgb" in modalities:
+            rows = _spread(len(split[IMAGE]), _REFERENCE_PHOTOS)
+            jpegs = (split[IMAGE][row][: split[IMAGE_LENGTH][row]] for row in rows)
+            margin = measure_margin(decode_photo(jpeg) for jpeg in jpegs)
+            modalities["rgb"]["crop_margin"] = round(margin, 3)
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """Return rows evenly spread over a split."""
+    rows: list[int] = np.unique(np.linspace(0, length - 1, count).astype(np.int64)).tolist()
+    return rows
 
 
 def _preparation(

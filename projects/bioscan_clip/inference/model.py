@@ -24,7 +24,7 @@ from projects.bioscan_clip.encoders.configuration import (
     check_format,
     describe_model,
     infer_bert_config,
-    read_reference_barcodes,
+    learn_from_data,
     tokenizer_name,
 )
 from projects.bioscan_clip.encoders.text import BERT_SAMPLE
@@ -44,6 +44,7 @@ OnError = Literal["raise", "skip"]
 _CONFIG: Final = Path(".hydra") / "config.yaml"
 _BEST: Final = Path("checkpoints") / "best.ckpt"
 _LOGIT_SCALE: Final = "log_logit_scale"
+_HASHED: Final = ("encoder", "lora", "head", "preprocessing", "tokenizer")
 _WORDS: Final = {"rgb": "photos", "dna": "barcodes", "text": "names"}
 
 
@@ -125,7 +126,7 @@ class Model:
     def hash(self) -> str:
         """64 hexadecimal digits that change with any weight and any way of preparing the input."""
         parts = {
-            name: {key: value for key, value in part.items() if key != "reference_barcodes"}
+            name: {key: value for key, value in part.items() if key in _HASHED}
             for name, part in self.configuration["modalities"].items()
         }
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
@@ -181,9 +182,10 @@ class Model:
             What a photo that cannot be read does: raise an error that names it, or get a row of NaN
             and a reason.
         crop : {"none", "auto"}, default="none"
-            Photos as they are, or cut to the specimen on a plain background, as those that BIOSCAN
-            models were trained on are; see
-            :func:`~projects.bioscan_clip.inference.photos.crop_specimen`.
+            Photos as they are, or cut to the specimen on a plain background, with the margin that
+            those have which the model was trained on; see
+            :func:`~projects.bioscan_clip.datasets.cropping.crop_specimen`, which also returns the
+            crop. `notes` say where it is.
 
         Returns
         -------
@@ -196,6 +198,7 @@ class Model:
         ValueError
             If a photo cannot be read, or the model has no encoder of photos.
         """
+        from projects.bioscan_clip.datasets.cropping import USUAL_MARGIN
         from projects.bioscan_clip.datasets.transforms import finish
         from projects.bioscan_clip.inference.photos import read_ahead
 
@@ -203,7 +206,8 @@ class Model:
         mean, std = preprocessing["mean"], preprocessing["std"]
         photos = list(photos)
         result = self._empty(len(photos))
-        views = read_ahead(photos, preprocessing["image_size"], batch_size, crop == "auto")
+        margin = self._part("rgb").get("crop_margin", USUAL_MARGIN) if crop == "auto" else None
+        views = read_ahead(photos, preprocessing["image_size"], batch_size, margin)
         with self._progress("Photos", len(photos), show_progress) as advance:
             for batch in views:
                 _raise_first(batch.errors, "Photo", on_error)
@@ -430,18 +434,15 @@ def _older_configuration(path: Path, state_dict: Mapping[str, Tensor]) -> dict[s
         bert_configs["text"] = _text_config(encoders["text"])
     config |= {"experiment": run.experiment_name, "seed": run.seed}
     configuration = describe_model(config, bert_configs)
-    if "dna" in bert_configs:
-        try:
-            barcodes = read_reference_barcodes(config["dataset"])
-        except (OSError, ValueError, KeyError) as error:
-            logger.warning(
-                "The barcodes that %s was trained on cannot be read (%s): others are placed by the "
-                "standard COI region instead.",
-                path,
-                error,
-            )
-        else:
-            configuration["modalities"]["dna"]["reference_barcodes"] = barcodes
+    try:
+        learn_from_data(configuration, config["dataset"])
+    except (OSError, ValueError, KeyError) as error:
+        logger.warning(
+            "The data that %s was trained on cannot be read (%s): barcodes are placed by the "
+            "standard COI region, and photos cropped with the usual margin.",
+            path,
+            error,
+        )
     return configuration
 
 

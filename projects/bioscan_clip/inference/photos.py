@@ -94,7 +94,7 @@ def read_photo(photo: Photo) -> Tensor:
 
 
 def read_ahead(
-    photos: Sequence[Photo], image_size: int, batch_size: int, crop: bool = False
+    photos: Sequence[Photo], image_size: int, batch_size: int, margin: float | None = None
 ) -> Iterator[PhotoBatch]:
     """Read photos in threads, some batches ahead of whoever takes them.
 
@@ -106,8 +106,9 @@ def read_ahead(
         Side of the square that is cut out of the middle, in pixels, as evaluations do.
     batch_size : int
         Photos per batch, those that cannot be read included.
-    crop : bool, default=False
-        Whether to cut to the specimen first; see :func:`crop_specimen`.
+    margin : float, optional
+        With which to cut to the specimen first; see
+        :func:`~projects.bioscan_clip.datasets.cropping.crop_specimen`. None leaves photos whole.
 
     Yields
     ------
@@ -119,7 +120,7 @@ def read_ahead(
 
         def submit(start: int) -> "list[Future[tuple[Tensor, str]]]":
             some = photos[start : start + batch_size]
-            return [threads.submit(_view, photo, image_size, crop) for photo in some]
+            return [threads.submit(_view, photo, image_size, margin) for photo in some]
 
         waiting: deque[tuple[int, list[Future[tuple[Tensor, str]]]]] = deque()
         try:
@@ -133,8 +134,15 @@ def read_ahead(
             threads.shutdown(cancel_futures=True)
 
 
-def _view(photo: Photo, image_size: int, crop: bool) -> tuple[Tensor, str]:
-    return evaluation_view(read_photo(photo), image_size), ""
+def _view(photo: Photo, image_size: int, margin: float | None) -> tuple[Tensor, str]:
+    """Return a photo as the encoder takes it, and what was done to it."""
+    pixels, note = read_photo(photo), ""
+    if margin is not None:
+        from projects.bioscan_clip.datasets.cropping import crop_specimen
+
+        pixels, box = crop_specimen(pixels, margin)
+        note = f"cropped to {box}" if box else "no specimen found on a plain background"
+    return evaluation_view(pixels, image_size), note
 
 
 def _batch(start: int, views: "list[Future[tuple[Tensor, str]]]", image_size: int) -> PhotoBatch:

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from projects.bioscan_clip.encoders.configuration import (
     CONFIGURATION_KEY,
     describe_model,
-    read_reference_barcodes,
+    learn_from_data,
 )
 
 
@@ -54,7 +54,5 @@ class DescribeModel(Callback):
         description = describe_model(
             self._config, {name: config.to_diff_dict() for name, config in berts.items()}
         )
-        if "dna" in berts:
-            barcodes = read_reference_barcodes(self._config["dataset"])
-            description["modalities"]["dna"]["reference_barcodes"] = barcodes
+        learn_from_data(description, self._config["dataset"])
         return description
