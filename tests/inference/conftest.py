@@ -25,7 +25,6 @@ def run_mmlearn(folder: Path, sample: Path, *overrides: str) -> Path:
                     "trainer.accelerator=cpu",
                     "trainer.enable_progress_bar=false",
                     "trainer.enable_model_summary=false",
-                    "~trainer.callbacks.model_summary",
                     *overrides,
                 ],
                 return_hydra_config=True,
