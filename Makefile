@@ -32,10 +32,10 @@ endif
 new-venv:
 	@for python in python3.12 python3.11 python3; do \
 	  if [[ "$$($$python -c '$(VERSION)' 2>/dev/null)" == 3.* ]]; then \
-	    rm -rf .venv && exec $$python -m venv .venv; \
+	    rm -rf .venv && $$python -m venv .venv && exit 0; \
 	  fi; \
 	done; \
-	echo "Python 3.11 or 3.12 is needed, and neither python3.12, python3.11 nor python3 is one." >&2; \
+	echo "Python 3.11 or 3.12, with venv, is needed; python3.12, python3.11 and python3 are none." >&2; \
 	exit 1
 
 demo: $(DEMO)/names.csv ## Train on sample data, score the best checkpoint, name some specimens by it

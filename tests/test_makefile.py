@@ -60,7 +60,7 @@ def test_takes_the_first_that_is_fit(make, tmp_path):
 def test_says_what_is_needed_and_keeps_no_wrong_venv(make, tmp_path, wrong):
     failed = make(python3=wrong)
     assert failed.returncode != 0
-    assert "Python 3.11 or 3.12 is needed" in failed.stderr
+    assert "Python 3.11 or 3.12, with venv, is needed" in failed.stderr
     assert not (tmp_path / ".venv").exists()
     assert make(python3="3, 11").returncode == 0
     assert versions(tmp_path) == ["python3.11"]
