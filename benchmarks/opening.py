@@ -66,9 +66,10 @@ def growth_of_worker(dataset: BIOSCANInsectDataset) -> float:
         rows = np.random.default_rng(0).integers(ROWS, size=1_000)
         for start in range(0, len(rows), 100):
             chosen = rows[start : start + 100]
-            _ = dataset._split.labels[chosen], dataset._read_dna(chosen)
+            _ = dataset._split.labels[chosen], dataset._read_dna(chosen, (0,))
         os.write(sending, f"{own_megabytes() - before}".encode())
         os._exit(0)
+    os.close(sending)
     os.wait()
     return float(os.read(receiving, 100))
 

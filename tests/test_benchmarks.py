@@ -19,6 +19,7 @@ def test_runs(benchmark):
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
+        timeout=300,
     )
     assert run.returncode == 0, run.stderr
     assert re.search(r"\d", run.stdout)
