@@ -208,7 +208,7 @@ class BarcodePlacer:
         """Return the commonest place of each k-mer: int16, shape ``(4**k,)``, -1 if unknown."""
         codes, places = [], []
         for block in _blocks(placed):
-            kmers = _kmers(block)
+            kmers = kmers_of(block)
             rows, columns = np.nonzero(kmers >= 0)
             codes.append(kmers[rows, columns])
             places.append(columns)
@@ -221,7 +221,7 @@ class BarcodePlacer:
 
     def _place(self, barcodes: Sequence[str]) -> tuple[IntArray, IntArray, npt.NDArray[np.bool_]]:
         """Return for each barcode its shift, the votes for it, and whether they are clear."""
-        kmers = _kmers(_padded(barcodes))
+        kmers = kmers_of(padded(barcodes))
         rows, columns = np.nonzero(kmers >= 0)
         places = self._table[kmers[rows, columns]]
         known = places >= 0
@@ -272,16 +272,16 @@ def _codon_start(placed: Sequence[str]) -> int | None:
 
 def _blocks(barcodes: Sequence[str]) -> Iterator[BytesArray]:
     for start in range(0, len(barcodes), _AT_ONCE):
-        yield _padded(barcodes[start : start + _AT_ONCE])
+        yield padded(barcodes[start : start + _AT_ONCE])
 
 
-def _padded(barcodes: Sequence[str]) -> BytesArray:
+def padded(barcodes: Sequence[str]) -> BytesArray:
     """Return one byte per base, padded with NUL: uint8, shape ``(N, L)`` with L at least k."""
     width = max([_K, *map(len, barcodes)])
     return np.array(barcodes, dtype=f"S{width}").view(np.uint8).reshape(len(barcodes), width)
 
 
-def _kmers(bases: BytesArray) -> IntArray:
+def kmers_of(bases: BytesArray) -> IntArray:
     """Return the number of each k-mer, negative where it holds anything but A, C, G and T.
 
     int64, shape ``(N, L - k + 1)``.

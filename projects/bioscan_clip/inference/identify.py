@@ -2,7 +2,7 @@
 
 The nearest known specimens vote for a name at each rank, and what the library was calibrated on
 turns their votes into probabilities; see :mod:`projects.bioscan_clip.scoring.calibration`. A
-barcode's nearest are found by embedding and then compared by alignment.
+barcode's nearest are found by embedding and by shared k-mers, and then compared by alignment.
 """
 
 from collections.abc import Sequence
@@ -34,6 +34,7 @@ KINDS: Final[tuple[Kind, ...]] = ("photo", "barcode", "both")
 VOTERS: Final = 20
 """Nearest specimens that vote for a name."""
 
+_BY_KMERS: Final = 10  # specimens that share most k-mers with a barcode vote too
 _WEIGHTS: Final = (0.1, 0.25, 0.5)  # of the photo, where there is a barcode too
 _TEMPERATURE: Final = 0.03  # of votes, where nothing is calibrated
 _EQUALLY_NEAR: Final = 0.002  # in similarity; about one base of a barcode
@@ -277,11 +278,17 @@ def _nearest(
     feature, photo_or_barcode = _feature(library, kind)
     vectors = queries.vectors(rows, photo_or_barcode, photo_weight)
     found = library.search(np.nan_to_num(vectors), feature, VOTERS)
-    identities = np.full(found.rows.shape, np.nan)
-    if photo_or_barcode != "photo" and queries.barcodes is not None:
-        ours = [queries.barcodes[row] for row in rows]
-        identities = _identities(library, ours, found.rows)
-    return _Near(found.rows, found.similarities.astype(np.float64), identities)
+    if photo_or_barcode == "photo" or queries.barcodes is None:
+        unknown = np.full(found.rows.shape, np.nan)
+        return _Near(found.rows, found.similarities.astype(np.float64), unknown)
+    ours = [queries.barcodes[row] for row in rows]
+    others = library.search_barcodes(ours, _BY_KMERS)
+    others[(others[:, :, None] == found.rows[:, None]).any(axis=2)] = -1
+    similarities = library.similarity(np.nan_to_num(vectors), feature, others)
+    others[np.isneginf(similarities)] = -1
+    every = np.concatenate([found.rows, others], axis=1)
+    similarities = np.concatenate([found.similarities, similarities], axis=1)
+    return _Near(every, similarities.astype(np.float64), _identities(library, ours, every))
 
 
 def _feature(library: ReferenceLibrary, kind: Kind) -> tuple[Feature, Kind]:
@@ -336,7 +343,7 @@ def _calibrate(
     choices = []
     for weight in _WEIGHTS if kind == "both" and "both" in library.features else (0.0,):
         near = _nearest(library, queries, rows, kind, weight)
-        labels = library.labels[near.rows]
+        labels = np.where(near.rows[:, :, None] < 0, UNKNOWN, library.labels[near.rows])
         with_identity = not np.isnan(near.identities).all(axis=1).any()
         for by_identity in (False, True) if with_identity else (False,):
             scores = _scores(near, by_identity)

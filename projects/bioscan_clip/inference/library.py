@@ -33,6 +33,7 @@ import torch
 
 from projects.bioscan_clip.datasets.schema import IDENTIFIERS, RANKS
 from projects.bioscan_clip.files import write_whole
+from projects.bioscan_clip.inference.kmers import KmerIndex
 from projects.bioscan_clip.scoring.neighbours import Nearest, blocks
 from projects.bioscan_clip.scoring.restriction import Restriction, allowed_keys
 from projects.bioscan_clip.scoring.specimens import Specimens
@@ -46,6 +47,9 @@ COLUMNS: Final = (*IDENTIFIERS, *RANKS, "bin", "place", "licence", "photo")
 
 EXACT_UP_TO: Final = 1_000_000
 """Specimens up to which all are compared; larger libraries get an index."""
+
+KMERS_UP_TO: Final = 100_000
+"""Specimens up to which barcodes are found by shared k-mers too, which takes memory."""
 
 Feature = Literal["rgb", "dna", "both"]
 """What of the specimens is compared: photos, barcodes, or a photo followed by a barcode."""
@@ -276,6 +280,17 @@ class ReferenceLibrary:
         ValueError
             If the library has no such feature, or queries have another dimension.
         """
+        unit = self._checked(queries, feature)
+        rows = np.flatnonzero(self._kept & self._having(feature))
+        indexed = self.about["index"].get("rgb" if feature == "both" else feature)
+        if indexed is None or len(rows) <= self.about["exact_up_to"]:
+            return self._search_exactly(unit, feature, rows, min(k, len(rows)))
+        k = min(k, len(rows))
+        added = self._search_exactly(unit, feature, rows[rows >= indexed["rows"]], k)
+        return _nearest_of((self._search_index(unit, feature, k), added), k)
+
+    def _checked(self, queries: Floats, feature: Feature) -> Floats:
+        """Return queries that can be compared, or say why they cannot."""
         if feature not in self.features:
             raise ValueError(
                 f"{self.folder} cannot be searched by {feature}; it has {', '.join(self.features)}."
@@ -286,14 +301,49 @@ class ReferenceLibrary:
                 f"Queries have shape {queries.shape}, but {self.folder} holds embeddings of "
                 f"{self.about['dimension']} dimensions."
             )
-        unit = np.asarray(queries, dtype=np.float32) if feature == "both" else _unit(queries)
-        rows = np.flatnonzero(self._kept & self._having(feature))
-        indexed = self.about["index"].get("rgb" if feature == "both" else feature)
-        if indexed is None or len(rows) <= self.about["exact_up_to"]:
-            return self._search_exactly(unit, feature, rows, min(k, len(rows)))
-        k = min(k, len(rows))
-        added = self._search_exactly(unit, feature, rows[rows >= indexed["rows"]], k)
-        return _nearest_of((self._search_index(unit, feature, k), added), k)
+        return np.asarray(queries, dtype=np.float32) if feature == "both" else _unit(queries)
+
+    def search_barcodes(self, barcodes: Sequence[str], k: int) -> Ints:
+        """Find the specimens whose barcodes share most k-mers with each query's.
+
+        Parameters
+        ----------
+        barcodes : sequence of str
+            Q barcodes.
+        k : int
+            Specimens per query.
+
+        Returns
+        -------
+        numpy.ndarray
+            int64, shape ``(Q, K)``, rows of the library in any order, -1 for none; K is 0 if there
+            are no barcodes, or more specimens than `KMERS_UP_TO`.
+        """
+        if self._kmers is None:
+            return np.empty((len(barcodes), 0), dtype=np.int64)
+        return self._kmers.search(barcodes, self._kept & self._having("dna"), k)
+
+    def similarity(self, queries: Floats, feature: Feature, rows: Ints) -> Floats:
+        """Compare queries with given specimens.
+
+        Parameters
+        ----------
+        queries, feature
+            As for :meth:`search`.
+        rows : numpy.ndarray
+            int64, shape ``(Q, K)``, rows of the library, -1 for none.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32, shape ``(Q, K)``; -inf where there is no specimen, or it lacks the feature.
+        """
+        unit = self._checked(queries, feature)
+        distinct, places = np.unique(np.maximum(rows, 0), return_inverse=True)
+        keys = self._read(distinct, feature)[places.reshape(rows.shape)]
+        similarities: Floats = np.einsum("qd,qkd->qk", unit, keys)
+        similarities[(rows < 0) | ~self._having(feature)[rows]] = -np.inf
+        return similarities
 
     def restrict_to(self, taxa: Restriction) -> "ReferenceLibrary":
         """Return the library with only the specimens of some taxa, or of a checklist.
@@ -433,7 +483,7 @@ class ReferenceLibrary:
 
     def _forget(self) -> None:
         """Forget what was read of files, as there are others now."""
-        for name in ("labels", "_table", "_vectors", "_barcodes", "_present"):
+        for name in ("labels", "_table", "_vectors", "_barcodes", "_present", "_kmers"):
             self.__dict__.pop(name, None)
 
     def _removed(self) -> Mask:
@@ -473,6 +523,14 @@ class ReferenceLibrary:
     def _table(self) -> pa.Table:
         tables = [pq.read_table(path / "table.parquet") for path in self._paths()]
         return pa.concat_tables(tables)
+
+    @cached_property
+    def _kmers(self) -> KmerIndex | None:
+        held = any(segment["barcodes"] for segment in self.about["segments"])
+        if not held or self._kept.size > KMERS_UP_TO:
+            return None
+        every = np.arange(self._kept.size)
+        return KmerIndex(self.barcodes(every[part]) for part in blocks(len(every), 1024))
 
     @cached_property
     def _barcodes(self) -> list[npt.NDArray[np.bytes_]]:
