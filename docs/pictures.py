@@ -15,7 +15,7 @@ from projects.bioscan_clip.reports.evaluation import print_accuracy
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-PAGE_HEAD = {"x": 0, "y": 0, "width": 1100, "height": 1500}
+PAGE_HEAD = {"x": 0, "y": 0, "width": 1240, "height": 1380}
 SPECIES, SPECIMENS, SIZE = 10, 7, (150, 112)
 
 
@@ -51,7 +51,7 @@ def draw_report() -> None:
     with sync_playwright() as playwright:
         chromium = shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1100, "height": 900})
+        tab = browser.new_page(viewport={"width": 1240, "height": 900})
         tab.goto(page.as_uri())
         tab.wait_for_selector("#map .main-svg")
         tab.screenshot(path=DOCS / "report.png", clip=PAGE_HEAD, full_page=True)
