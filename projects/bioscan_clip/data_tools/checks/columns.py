@@ -156,13 +156,16 @@ def check_splits(file: h5py.File) -> tuple[dict[str, h5py.Group], list[Finding]]
 def check_published(name: str, size: int, rows: Mapping[str, int]) -> Iterator[Finding]:
     """Compare a file of a published name with what is known of the published one."""
     published_size, published_rows = _PUBLISHED.get(name, (size, {}))
+    differences = [
+        f"{rows.get(split, 0):,} of {number:,} specimens in {split}"
+        for split, number in published_rows.items()
+        if rows.get(split, 0) != number
+    ]
     if abs(size - published_size) > 0.01 * published_size:
-        words = f"the published {name} has about {published_size / 1e9:.1f} GB"
-        yield _error(f"{words}, but this one has {size / 1e9:.1f} GB", "warning")
-    for split, number in published_rows.items():
-        if rows.get(split, 0) != number:
-            words = f"the published {name} has {number:,} specimens in {split}"
-            yield _error(f"{words}, but this one has {rows.get(split, 0):,}", "warning")
+        differences.append(f"{size / 1e9:.1f} of about {published_size / 1e9:.1f} GB")
+    if differences:
+        message = f"it is not the published {name}, but has {', '.join(differences)}"
+        yield _error(message, "warning")
 
 
 def check_columns(
