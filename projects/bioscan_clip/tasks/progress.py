@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 _KNOWN_WARNINGS: Final = (
     r".*isinstance\(treespec, LeafSpec\)",  # between Lightning and PyTorch
+    r".*distributed.nn.functional.all_gather is deprecated",  # in mmlearn's loss
     r".*The `srun` command is available",  # a job on one node needs none
     r".*Checkpoint directory .* exists and is not empty",  # where a training resumes
 )
