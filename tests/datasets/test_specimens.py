@@ -401,6 +401,13 @@ def test_no_such_split(path):
         BIOSCANInsectDataset(path, "test_seen")
 
 
+def test_split_that_is_an_array(path):
+    with h5py.File(path, "r+") as file:
+        file["odd"] = np.arange(3)
+    with pytest.raises(ValueError, match="split odd is an array, not a group of columns"):
+        BIOSCANInsectDataset(path, "odd")
+
+
 def test_missing_column(path):
     change(path, "barcode", None)
     with pytest.raises(ValueError, match="split val_seen lacks barcode"):

@@ -27,6 +27,10 @@ from projects.bioscan_clip.datasets.taxonomy import UNKNOWN, encode_column
 PARTIAL_SUFFIX = ".partial"
 """What the name of a file ends with while this project's tools write it."""
 
+IntArray = npt.NDArray[np.int64]
+
+_OF_TWO_DIMENSIONS = (IMAGE, IMAGE_FEATURES, DNA_FEATURES, TEXT_IDS, TEXT_MASK)
+_EXPENSIVE = 4
 _CHUNK_CACHE = 8 << 20  # a row of the published 5M file lies in 0.9 MB of chunks, read whole
 
 
@@ -120,12 +124,6 @@ def _nothing_there(path: Path) -> str:
     )
 
 
-_EXPENSIVE = 4
-
-
-IntArray = npt.NDArray[np.int64]
-
-
 @dataclass(frozen=True)
 class PhotoStorage:
     """How an `image` dataset lies on disk.
@@ -188,7 +186,8 @@ class Column:
     def __init__(self, dataset: h5py.Dataset, raw: IO[bytes]) -> None:
         self._dataset = dataset
         self._raw = raw
-        self._start = _start_of_rows(dataset)
+        # Where the rows of a contiguous dataset begin in the file; None for others.
+        self._start = None if dataset.dtype.hasobject else dataset.id.get_offset()
         self._row_bytes = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))
 
     def read(self, rows: IntArray) -> npt.NDArray[Any]:
@@ -257,20 +256,12 @@ class Column:
             )
 
 
-def _start_of_rows(dataset: h5py.Dataset) -> int | None:
-    """Return where in the file the rows of a contiguous dataset begin, else None."""
-    return None if dataset.dtype.hasobject else dataset.id.get_offset()
-
-
 def _runs(rows: IntArray) -> Iterator[slice]:
     """Yield slices of `rows` in which each row is the one after the last."""
     starts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist()]
     for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
         if stop > start:
             yield slice(start, stop)
-
-
-_OF_TWO_DIMENSIONS = (IMAGE, IMAGE_FEATURES, DNA_FEATURES, TEXT_IDS, TEXT_MASK)
 
 
 class BadRowError(ValueError):
@@ -388,6 +379,8 @@ class HDF5Split:
                 f"{self.path} has no split {self.split!r}. It has: {', '.join(sorted(file))}."
             )
         group, where = own_member(file, self.split), f"{self.path}, split {self.split}"
+        if not isinstance(group, h5py.Group):
+            raise ValueError(f"{where} is an array, not a group of columns.")
         needed = (*RANKS, *self._names)
         missing = [name for name in needed if name not in group]
         if missing:
