@@ -286,6 +286,16 @@ def test_untrained_and_restricted_runs_are_said_to_be(tmp_path):
     assert notes[1].startswith("Restricted to the taxa in flies.txt:")
 
 
+def test_an_untrained_run_without_a_report_is_noticed(tmp_path):
+    told = config(0) + "task: {evaluate_untrained: true}\n"
+    write_run(tmp_path / "a", accuracies(0), told)
+    assert "Untrained" in summarize(collect_runs([tmp_path])).notes[0]
+    scored = config(0, checkpoint="/runs/c/best.ckpt") + "task: {evaluate_untrained: true}\n"
+    write_run(tmp_path / "b", accuracies(0), scored)
+    with pytest.raises(ValueError, match="weights: untrained"):
+        summarize(collect_runs([tmp_path]))
+
+
 def test_validation_data_are_one_evaluation_with_what_is_scored_from_its_file(tmp_path):
     """By `job_type=eval`, and by `bioscan-clip evaluate` of its embeddings: no config there."""
     splits = SPLITS_1M | {"seen": {"val_seen": 50}, "unseen": {"val_unseen": 40}}

@@ -319,13 +319,16 @@ def _read_run(folder: Path) -> Run:
     configured = (config.get("datasets") or {}).get(stage) or {}
     data = {role: configured.get(f"{role}_split") or {} for role in ROLES}
     about = read_about(folder)
+    # With report=off there is but the config.
+    wanted = (config.get("task") or {}).get("evaluate_untrained")
+    untrained = stage == "test" and bool(wanted) and not config.get("resume_from_checkpoint")
     try:
         sizes = {role: sum(splits.values()) for role, splits in about.get("splits", {}).items()}
         facts = {
             "stage": stage,
             "data file": about.get("file"),
             "data": data["keys"].get("path_variable"),
-            "weights": "untrained" if about.get("untrained") else "trained",
+            "weights": "untrained" if about.get("untrained", untrained) else "trained",
             "restricted to": taxa_in_words(about.get("restrict_to")) if about else None,
         }
         facts |= {f"split of {role}": data[role].get("split") for role in ROLES}
