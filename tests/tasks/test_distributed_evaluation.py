@@ -20,6 +20,7 @@ COMMAND = [
     "hydra.searchpath=[pkg://projects.bioscan_clip.configs]",
     "+experiment=bioscan_sample",
     "job_type=eval",
+    "task.evaluate_untrained=true",
     "task.evaluation_tasks.tax_cls.task.report=off",
     "dataloader.test.num_workers=0",
     "trainer.accelerator=cpu",
