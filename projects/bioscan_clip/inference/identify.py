@@ -34,9 +34,8 @@ KINDS: Final[tuple[Kind, ...]] = ("photo", "barcode", "both")
 VOTERS: Final = 20
 """Nearest specimens that vote for a name."""
 
-_BY_KMERS: Final = 10  # specimens that share most k-mers with a barcode vote too
 _WEIGHTS: Final = (0.1, 0.25, 0.5)  # of the photo, where there is a barcode too
-_TEMPERATURE: Final = 0.03  # of votes, where nothing is calibrated
+_TEMPERATURES: Final = (0.03, 0.003)  # of similarity and identity, where nothing is calibrated
 _EQUALLY_NEAR: Final = 0.002  # in similarity; about one base of a barcode
 _ALIGNED_AT_ONCE: Final = 4096
 
@@ -239,14 +238,14 @@ def _identify(
     settings = library.about["calibration"].get(kind)
     near = _nearest(library, queries, rows, kind, settings["photo_weight"] if settings else 0.25)
     labels = np.where(near.rows[:, :, None] < 0, UNKNOWN, library.labels[near.rows])
-    by_identity = settings["by_identity"] if settings else not np.isnan(near.identities).all()
+    by_identity = bool(settings["by_identity"] if settings else (near.identities >= 0).any())
     scores = _scores(near, by_identity)
     if settings:
         calibration = Calibration(**settings["calibration"])
         answers = calibration.answer(scores, labels)
         accepted = calibration.accepts(answers, precision)
     else:
-        votes = vote(scores, labels, _TEMPERATURE)
+        votes = vote(scores, labels, _TEMPERATURES[by_identity])
         unknown = np.full(votes.labels.shape, np.nan)
         answers = Answers(votes.labels, unknown, unknown[:, 0])
         accepted = np.zeros(unknown.shape, dtype=bool)
@@ -277,12 +276,13 @@ def _nearest(
     """Find the specimens that vote."""
     feature, photo_or_barcode = _feature(library, kind)
     vectors = queries.vectors(rows, photo_or_barcode, photo_weight)
-    found = library.search(np.nan_to_num(vectors), feature, VOTERS)
     if photo_or_barcode == "photo" or queries.barcodes is None:
+        found = library.search(np.nan_to_num(vectors), feature, VOTERS)
         unknown = np.full(found.rows.shape, np.nan)
         return _Near(found.rows, found.similarities.astype(np.float64), unknown)
     ours = [queries.barcodes[row] for row in rows]
-    others = library.search_barcodes(ours, _BY_KMERS)
+    others = library.search_barcodes(ours, VOTERS // 2)
+    found = library.search(np.nan_to_num(vectors), feature, VOTERS - others.shape[1])
     others[(others[:, :, None] == found.rows[:, None]).any(axis=2)] = -1
     similarities = library.similarity(np.nan_to_num(vectors), feature, others)
     others[np.isneginf(similarities)] = -1
