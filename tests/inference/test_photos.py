@@ -151,3 +151,18 @@ def test_photos_are_not_read_far_ahead():
     photos = Counting([np.zeros((32, 32, 3), np.uint8)] * 40)
     next(read_ahead(photos, 16, batch_size=4))
     assert Counting.taken <= 12
+
+
+def test_crops_are_made_noted_and_saved(tmp_path):
+    photo = np.full((300, 400, 3), 220, np.uint8)
+    photo[100:180, 200:280] = 40
+    plain = np.full((300, 400, 3), 220, np.uint8)
+    (batch,) = read_ahead([photo, plain], 24, 8, margin=1.5, save_crops=tmp_path)
+    expected = evaluation_view(read_photo(photo[80:200, 180:300]), 24)
+    assert torch.equal(batch.photos[0], expected)
+    assert batch.notes == {
+        0: "cropped to x 180 to 300, y 80 to 200",
+        1: "no specimen found on a plain background",
+    }
+    assert [file.name for file in tmp_path.iterdir()] == ["000000.jpg"]
+    assert as_array(tmp_path / "000000.jpg").shape == (120, 120, 3)

@@ -148,6 +148,7 @@ class Model:
         show_progress: bool = False,
         on_error: Literal["raise"] = "raise",
         crop: Literal["none", "auto"] = "none",
+        save_crops: str | Path | None = None,
     ) -> FloatArray: ...
     @overload
     def encode_image(
@@ -158,6 +159,7 @@ class Model:
         *,
         on_error: Literal["skip"],
         crop: Literal["none", "auto"] = "none",
+        save_crops: str | Path | None = None,
     ) -> Encoded: ...
     def encode_image(
         self,
@@ -166,6 +168,7 @@ class Model:
         show_progress: bool = False,
         on_error: OnError = "raise",
         crop: Literal["none", "auto"] = "none",
+        save_crops: str | Path | None = None,
     ) -> FloatArray | Encoded:
         """Embed photos.
 
@@ -186,6 +189,8 @@ class Model:
             those have which the model was trained on; see
             :func:`~projects.bioscan_clip.datasets.cropping.crop_specimen`, which also returns the
             crop. `notes` say where it is.
+        save_crops : str or pathlib.Path, optional
+            A folder where crops are written, as ``000000.jpg`` by the photo's row, to look at.
 
         Returns
         -------
@@ -207,7 +212,10 @@ class Model:
         photos = list(photos)
         result = self._empty(len(photos))
         margin = self._part("rgb").get("crop_margin", USUAL_MARGIN) if crop == "auto" else None
-        views = read_ahead(photos, preprocessing["image_size"], batch_size, margin)
+        folder = None if save_crops is None else Path(save_crops)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        views = read_ahead(photos, preprocessing["image_size"], batch_size, margin, folder)
         with self._progress("Photos", len(photos), show_progress) as advance:
             for batch in views:
                 _raise_first(batch.errors, "Photo", on_error)

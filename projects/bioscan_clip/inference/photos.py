@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.io import ImageReadMode, decode_jpeg, write_jpeg
 
 from projects.bioscan_clip.datasets.transforms import evaluation_view
 
@@ -94,7 +94,11 @@ def read_photo(photo: Photo) -> Tensor:
 
 
 def read_ahead(
-    photos: Sequence[Photo], image_size: int, batch_size: int, margin: float | None = None
+    photos: Sequence[Photo],
+    image_size: int,
+    batch_size: int,
+    margin: float | None = None,
+    save_crops: Path | None = None,
 ) -> Iterator[PhotoBatch]:
     """Read photos in threads, some batches ahead of whoever takes them.
 
@@ -109,6 +113,8 @@ def read_ahead(
     margin : float, optional
         With which to cut to the specimen first; see
         :func:`~projects.bioscan_clip.datasets.cropping.crop_specimen`. None leaves photos whole.
+    save_crops : pathlib.Path, optional
+        A folder where crops are written, as ``000000.jpg`` by the photo's row.
 
     Yields
     ------
@@ -119,8 +125,11 @@ def read_ahead(
     with ThreadPoolExecutor(_cores()) as threads:
 
         def submit(start: int) -> "list[Future[tuple[Tensor, str]]]":
-            some = photos[start : start + batch_size]
-            return [threads.submit(_view, photo, image_size, margin) for photo in some]
+            some = enumerate(photos[start : start + batch_size], start)
+            return [
+                threads.submit(_view, row, photo, image_size, margin, save_crops)
+                for row, photo in some
+            ]
 
         waiting: deque[tuple[int, list[Future[tuple[Tensor, str]]]]] = deque()
         try:
@@ -134,7 +143,9 @@ def read_ahead(
             threads.shutdown(cancel_futures=True)
 
 
-def _view(photo: Photo, image_size: int, margin: float | None) -> tuple[Tensor, str]:
+def _view(
+    row: int, photo: Photo, image_size: int, margin: float | None, save_crops: Path | None
+) -> tuple[Tensor, str]:
     """Return a photo as the encoder takes it, and what was done to it."""
     pixels, note = read_photo(photo), ""
     if margin is not None:
@@ -142,6 +153,8 @@ def _view(photo: Photo, image_size: int, margin: float | None) -> tuple[Tensor, 
 
         pixels, box = crop_specimen(pixels, margin)
         note = f"cropped to {box}" if box else "no specimen found on a plain background"
+        if box and save_crops:
+            write_jpeg(pixels.contiguous(), str(save_crops / f"{row:06}.jpg"), quality=95)
     return evaluation_view(pixels, image_size), note
 
 
