@@ -300,6 +300,17 @@ def test_a_training_s_folder_is_for_that_training(trained_folder):
 
 
 def test_an_evaluation_leaves_a_training_s_configuration_alone(trained_folder):
-    config = in_folder(trained_folder, "job_type=eval", "seed=1")
+    config = in_folder(trained_folder, "job_type=eval", "seed=1", "resume_from_checkpoint=x.ckpt")
     CheckOptions().on_run_start(config)
     assert config.hydra.output_subdir == ".hydra_eval"
+
+
+def test_an_evaluation_needs_a_checkpoint_unless_untrained_weights_are_meant(tmp_path):
+    message = r"resume_from_checkpoint=<file>, .*task\.evaluate_untrained=true"
+    check = CheckOptions()
+    for start in (check.on_run_start, check.on_job_start):
+        with pytest.raises(SystemExit, match=message):
+            start(in_folder(tmp_path, "job_type=eval"))
+        start(in_folder(tmp_path, "job_type=eval", "task.evaluate_untrained=true"))
+    # In a sweep, each run may have its own.
+    check.on_multirun_start(in_folder(tmp_path, "job_type=eval"))

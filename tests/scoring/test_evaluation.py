@@ -97,6 +97,12 @@ def test_missing_modalities_leave_out_their_pairs():
     assert {name.split("/")[1] for name in results} == {"seen"}
 
 
+def test_splits_may_have_any_name():
+    keys = {"dna": unit(0, 90), "labels": torch.tensor([[1, 1, 1, 1], [2, 2, 2, 2]])}
+    results = evaluate_embeddings(keys, {"mine": keys}, top_k=(1,))
+    assert results["dna_to_dna/mine/macro/top1/genus"] == 1
+
+
 def test_more_neighbours_than_keys():
     keys = {"dna": unit(0, 90), "labels": torch.tensor([[1, 1, 1, 1], [2, 2, 2, 2]])}
     results = evaluate_embeddings(keys, {"seen": keys}, top_k=(1, 5))

@@ -54,6 +54,11 @@ def score(keys=KEYS, seen_key=SEEN_KEY, tuning=TUNING, queries=QUERIES, **option
     return open_world({"keys": replace(keys, is_seen=seen_key), **queries, **tuned}, **options)
 
 
+@pytest.fixture(scope="module")
+def table():
+    return score()
+
+
 def values(table, **chosen) -> dict[tuple[str, str, str], float]:
     for column, value in chosen.items():
         table = table[table[column] == value]
@@ -115,8 +120,7 @@ def by_brute_force(method: str, tuning, asked) -> dict[tuple[str, str, str], flo
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 @pytest.mark.parametrize("method", ["is_du", "linear_du"])
-def test_equals_the_description(method):
-    table = score()
+def test_equals_the_description(method, table):
     assert tuple(table.columns) == COLUMNS
     assert set(table["key"]) == {"is_du", "linear_du"}
     assert (set(table["query"]), set(table["k"])) == ({"rgb"}, {1})
@@ -129,8 +133,7 @@ def test_equals_the_description(method):
     assert 0.1 < found["harmonic", "micro", "species"] < 1
 
 
-def test_intervals_and_counts():
-    table = score()
+def test_intervals_and_counts(table):
     shares = table[table["level"].isin([*RANKS, "accuracy"])]
     assert (shares["low"] <= shares["value"]).all()
     assert (shares["value"] <= shares["high"]).all()
@@ -225,7 +228,7 @@ def test_close_negative_scores_keep_their_order():
 
 def test_one_query():
     asked = {"unseen": QUERIES["unseen"][torch.tensor([0])]}
-    found = values(score(queries=asked), key="is_du")
+    found = values(score(queries=asked, linear_head=False))
     assert found["all", "decision", "accuracy"] in (0, 1)
     assert {split for split, _, _ in found} == {"unseen", "all"}
     assert ("all", "decision", "auroc") not in found
@@ -244,8 +247,8 @@ def unnamed(specimens: Specimens) -> Specimens:
 
 def test_queries_of_unknown_species_are_scored_at_other_ranks():
     asked = {split: unnamed(part) for split, part in QUERIES.items()}
-    found = values(score(queries=asked), key="is_du")
-    expected = values(score(), key="is_du")
+    found = values(score(queries=asked, linear_head=False))
+    expected = values(score(linear_head=False))
     assert found == {name: value for name, value in expected.items() if name[2] != "species"}
 
 
@@ -289,7 +292,7 @@ NONE = torch.zeros(0, dtype=torch.int64)
     ],
 )
 def test_what_is_lacking_is_named(change, lacking, caplog):
-    table = score(**change)
+    table = score(**change, linear_head=False)
     assert table.empty
     assert tuple(table.columns) == COLUMNS
     expected = f"Seen and unseen species are not told apart: there are no {lacking}."
@@ -315,7 +318,8 @@ def test_nearest_keys_may_be_found_in_another_way():
         similarities, rows = nearest_keys(-queries, keys, k)
         return -similarities, rows
 
-    usual, other = values(score(), key="is_du"), values(score(nearest=farthest), key="is_du")
+    usual = values(score(linear_head=False))
+    other = values(score(linear_head=False, nearest=farthest))
     assert other["seen", "micro", "species"] < 0.5 < usual["seen", "micro", "species"]
 
 

@@ -33,6 +33,7 @@ class Encoder(nn.Module):
 
     def forward(self, inputs):
         self.calls += 1
+        self.inputs = inputs
         return (self.linear(inputs[self.modality]),)
 
 
@@ -143,26 +144,17 @@ def test_evaluation_encodes_each_batch_once(tmp_path):
         torch.testing.assert_close(evaluation.raw, task.encoders["dna"](last)[0])
 
 
-@pytest.mark.parametrize(("specimens", "copied"), [(16, False), (17, True)])
-def test_an_evaluation_batch_is_copied_only_to_fill_up_eights(specimens, copied):
-    rows = torch.arange(specimens) % BATCH
-    repeated = {
-        name: value[rows] if isinstance(value, torch.Tensor) else value
-        for name, value in batch().items()
-    }
-    seen = []
-
-    class Watching(Encoder):
-        def forward(self, inputs):
-            seen.append((len(inputs["dna"]), inputs["dna"].data_ptr()))
-            return super().forward(inputs)
-
-    task = BioscanPretraining(**arguments(encoders={"dna": Watching("dna"), "rgb": Encoder("rgb")}))
-    task._evaluated_batch = repeated
-    task(repeated)
-    ((length, address),) = seen
-    assert length == (24 if copied else 16)
-    assert (address != repeated["dna"].data_ptr()) is copied
+@pytest.mark.parametrize("specimens", [8, 12])
+def test_an_evaluation_batch_is_copied_once_and_only_where_it_must_be(tmp_path, specimens):
+    given = {**{name: torch.randn(specimens, DIM) for name in MODALITIES}, "example_ids": {}}
+    task = BioscanPretraining(**arguments(compute_test_loss=False))
+    with torch.no_grad(), task._encoding_once(given):
+        embeddings = task(given)
+    inputs = [encoder.inputs for encoder in task.encoders.values()]
+    assert all(one is inputs[0] for one in inputs)
+    assert (inputs[0] is given) == (specimens == 8)
+    assert len(inputs[0]["rgb"]) % 8 == 0
+    assert len(embeddings["rgb_embedding"]) == specimens
 
 
 def test_a_batch_outside_evaluation_is_always_encoded():

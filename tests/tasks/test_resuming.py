@@ -146,14 +146,6 @@ def test_own_checkpoint_goes_before_the_given_one(tmp_path):
     assert equal(fit(tmp_path / "straight", ckpt_path=given), straight)  # nothing left to do
 
 
-def test_a_test_needs_a_checkpoint_unless_untrained_weights_are_meant(tmp_path):
-    model, one = BoringModel(), trainer(tmp_path)
-    with pytest.raises(ValueError, match=r"resume_from_checkpoint=<file>, .*evaluate_untrained"):
-        one.test(model, Loader(Inputs()))
-    model.evaluate_untrained = True
-    assert one.test(model, Loader(Inputs()), verbose=False)
-
-
 @pytest.mark.parametrize("step", [2, BATCHES + 1])
 def test_sigterm_ends_a_training_that_can_be_resumed(tmp_path, step):
     with pytest.raises(SystemExit) as ended:
@@ -225,3 +217,8 @@ def test_workers_survive_the_signals_of_slurm(tmp_path):
     one = trainer(tmp_path, limit_val_batches=0, max_epochs=1)
     one.fit(BoringModel(), loader)
     assert one.global_step == BATCHES
+
+
+def test_lightning_has_the_method_that_is_replaced():
+    """It asks all processes for SIGTERM before every step, and waits for the GPU."""
+    assert callable(ResumingTrainer(logger=False).fit_loop.epoch_loop._broadcast_sigterm_tensor)

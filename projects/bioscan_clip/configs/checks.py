@@ -24,6 +24,7 @@ class CheckOptions(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the options of one run, and its folder."""
         _check(config)
+        _check_checkpoint(config)
         _check_folder(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -33,6 +34,7 @@ class CheckOptions(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the options of one run of a sweep."""
         _check(config)
+        _check_checkpoint(config)
 
 
 def _check(config: DictConfig) -> None:
@@ -44,6 +46,16 @@ def _check(config: DictConfig) -> None:
         )
     if seed is None or not min_seed_value <= seed <= max_seed_value:
         raise SystemExit(f"seed={seed}: choose a number from {min_seed_value} to {max_seed_value}.")
+
+
+def _check_checkpoint(config: DictConfig) -> None:
+    """Keep untrained weights from being scored by mistake."""
+    wanted = config.job_type.value == "eval" and not config.task.get("evaluate_untrained")
+    if wanted and config.resume_from_checkpoint is None:
+        raise SystemExit(
+            "There is no checkpoint to evaluate: name one by resume_from_checkpoint=<file>, or set "
+            "task.evaluate_untrained=true to score the weights that training begins with."
+        )
 
 
 def _check_folder(config: DictConfig) -> None:

@@ -63,15 +63,7 @@ class Evaluation:
 
     def numbers(self) -> dict[str, float]:
         """Return metrics by name, ``{query}_to_{key}/{split}/{average}/top{k}/{level}``."""
-        rows = self.metrics
-        names = (
-            f"{query}_to_{key}/{split}/{average}/top{k}/{level}"
-            for query, key, split, average, k, level in zip(
-                *(rows[name] for name in ("query", "key", "split", "average", "k", "level")),
-                strict=True,
-            )
-        )
-        return dict(zip(names, rows["value"].astype(float), strict=True))
+        return _named(self.metrics)
 
 
 def evaluate(
@@ -108,10 +100,9 @@ def evaluate(
     ValueError
         If `top_k` is not positive, `search` is none of these, or there are no keys.
     """
-    check_options(top_k, search)
     keys, queries = sets["keys"], queries_of(sets)
-    if len(keys) == 0:
-        raise ValueError("There are no keys to search.")
+    check_options(top_k, search)
+    _check_keys(keys)
     if search == "exact":
         neighbours, nearest = find_neighbours(keys, queries, max(top_k)), nearest_keys
     else:
@@ -125,14 +116,12 @@ def evaluate(
             "Approximate search found %.1f%% of the exact %d nearest keys.", share, max(top_k)
         )
     trust = trusted_names(sets, nearest)
-    tables = [
+    metrics = _joined(
         accuracy_table(keys, queries, neighbours, top_k),
         mistake_table(keys, queries, neighbours),
         open_world(sets, nearest, linear_head),
         confidence_table(trust),
-    ]
-    filled = [table for table in tables if not table.empty]
-    metrics = pd.concat(filled, ignore_index=True) if filled else tables[0]
+    )
     return Evaluation(sets, neighbours, metrics, trust)
 
 
@@ -170,7 +159,7 @@ def evaluate_embeddings(
     keys : Specimens or mapping
         Key specimens: ``labels`` (N, 4) and any of ``rgb``, ``dna``, ``text`` (N, D).
     queries : mapping of str to Specimens or mapping
-        Query specimens of the splits ``seen`` and ``unseen``, or one of them.
+        Query specimens by split, as ``{"seen": ..., "unseen": ...}``.
     top_k : sequence of int, default=(1, 3, 5)
         Numbers of neighbours among which the right label counts.
 
@@ -185,12 +174,36 @@ def evaluate_embeddings(
     Raises
     ------
     ValueError
-        If shapes do not fit, an embedding is not finite, a split is none of these, `top_k` is not
-        positive, or there are no keys.
+        If shapes do not fit, an embedding is not finite, `top_k` is not positive, or there are no
+        keys.
     """
-    sets: dict[Role, Specimens] = {"keys": Specimens.of(keys)}
-    for split, values in queries.items():
-        if split not in ("seen", "unseen"):
-            raise ValueError(f"Queries are of the splits seen and unseen, but not {split!r}.")
-        sets[split] = Specimens.of(values)  # type: ignore[index]
-    return evaluate(sets, top_k).numbers()
+    check_options(top_k, "exact")
+    key_set = Specimens.of(keys)
+    query_sets = {split: Specimens.of(values) for split, values in queries.items()}
+    _check_keys(key_set)
+    neighbours = find_neighbours(key_set, query_sets, max(top_k))
+    metrics = _joined(
+        accuracy_table(key_set, query_sets, neighbours, top_k),
+        mistake_table(key_set, query_sets, neighbours),
+    )
+    return _named(metrics)
+
+
+def _check_keys(keys: Specimens) -> None:
+    if len(keys) == 0:
+        raise ValueError("There are no keys to search.")
+
+
+def _joined(*tables: pd.DataFrame) -> pd.DataFrame:
+    filled = [table for table in tables if not table.empty]
+    return pd.concat(filled, ignore_index=True) if filled else tables[0]
+
+
+def _named(metrics: pd.DataFrame) -> dict[str, float]:
+    columns = ("query", "key", "split", "average", "k", "level", "value")
+    return {
+        f"{query}_to_{key}/{split}/{average}/top{k}/{level}": float(value)
+        for query, key, split, average, k, level, value in zip(
+            *(metrics[name] for name in columns), strict=True
+        )
+    }

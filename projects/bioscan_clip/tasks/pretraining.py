@@ -102,6 +102,7 @@ class BioscanPretraining(ContrastivePretraining):
         self._seed = torch.initial_seed()
         self._losses: list[tuple[int, float, torch.Tensor]] = []
         self._evaluated_batch: dict[str, Any] | None = None
+        self._padded_batch: dict[str, Any] = {}
         self._encoded: dict[str, torch.Tensor] = {}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -129,7 +130,7 @@ class BioscanPretraining(ContrastivePretraining):
             return encoded
         if modality.name not in self._encoded:
             specimens = len(inputs[modality.name])
-            self._encoded[modality.name] = super().encode(in_eights(inputs), modality)[:specimens]
+            self._encoded[modality.name] = super().encode(self._padded_batch, modality)[:specimens]
         encoded = self._encoded[modality.name]
         return F.normalize(encoded, p=2, dim=-1) if normalize else encoded
 
@@ -306,11 +307,11 @@ class BioscanPretraining(ContrastivePretraining):
     @contextmanager
     def _encoding_once(self, batch: dict[str, Any]) -> Iterator[None]:
         """Keep a batch's embeddings, which its loss and its evaluation tasks share."""
-        self._evaluated_batch = batch
+        self._evaluated_batch, self._padded_batch = batch, in_eights(batch)
         try:
             yield
         finally:
-            self._evaluated_batch = None
+            self._evaluated_batch, self._padded_batch = None, {}
             self._encoded.clear()
 
 

@@ -35,8 +35,7 @@ class ResumingTrainer(Trainer):
 
     A job that SLURM has put back in its queue runs the same command in the same folder: if there
     is a checkpoint in it, training resumes from the newest intact one. Otherwise, and in all else,
-    it is as in Lightning; only that a test wants a checkpoint, unless the model's
-    ``evaluate_untrained`` is true.
+    it is as in Lightning.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -59,29 +58,6 @@ class ResumingTrainer(Trainer):
         """Train; `ckpt_path` is where to begin if the output folder has no checkpoint yet."""
         _leave_signals_to_this_process([train_dataloaders, val_dataloaders])
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only)
-
-    def test(
-        self,
-        model: LightningModule | None = None,
-        dataloaders: Any = None,
-        ckpt_path: str | Path | None = None,
-        verbose: bool = True,
-        datamodule: Any = None,
-        weights_only: bool | None = None,
-    ) -> Any:
-        """Test the weights of a checkpoint.
-
-        Raises
-        ------
-        ValueError
-            If there is none, and the model does not say that untrained weights are meant.
-        """
-        if ckpt_path is None and not getattr(model, "evaluate_untrained", False):
-            raise ValueError(
-                "There is no checkpoint to evaluate: name one by resume_from_checkpoint=<file>, or "
-                "set task.evaluate_untrained=true to score the weights that training begins with."
-            )
-        return super().test(model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
 
     def _run(
         self, model: LightningModule, ckpt_path: str | Path | None = None, **options: Any
@@ -106,7 +82,7 @@ class SaveWhenAsked(Callback):
     """Save a checkpoint, between two steps, when the job is told that it will be stopped.
 
     - SIGTERM comes before SLURM preempts, requeues or cancels a job: it is up to SLURM what becomes
-      of it, so training goes on until then. Outside of SLURM, training ends with status 143.
+      of it, so training continues until then. Outside of SLURM, training ends with status 143.
     - SIGUSR2 comes from submitit before a job's time limit: the job is saved and goes back to the
       queue, if ``hydra.launcher.max_num_timeout`` allows; SIGUSR1 does the same.
 

@@ -145,14 +145,16 @@ class TaxonomicClassification(EvaluationHooks):
         stage: Stage = "test" if trainer.testing else "val"
         folder = Path(self.output_dir or trainer.default_root_dir)
         report = self.report[stage]
-        sets, data = self._sets(pl_module, named=trainer.is_global_zero and report != "off")
+        writes = trainer.is_global_zero and report != "off"
+        sets, about = self._sets(pl_module, named=writes)
         if "keys" not in sets or not {"seen", "unseen"} & set(sets):
             return None
         if trainer.is_global_zero and report == "full":  # first, as scoring may fail
             rank_zero_info(f"Saved embeddings: {save_embeddings(sets, stage, folder)}")
-        about = {**data, **_training_of(trainer.ckpt_path, folder)}
-        if stage == "test" and not trainer.ckpt_path:
-            about["untrained"] = getattr(pl_module, "evaluate_untrained", False)
+        if writes:
+            about |= _training_of(trainer.ckpt_path, folder)
+            is_untrained = stage == "test" and not trainer.ckpt_path
+            about["untrained"] = is_untrained and getattr(pl_module, "evaluate_untrained", False)
         metrics = evaluate_and_report(
             sets,
             stage,
