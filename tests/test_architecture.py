@@ -12,14 +12,14 @@ PACKAGE = "projects.bioscan_clip"
 ROOT = Path(__file__).parents[1]
 # From the top to the bottom: a room imports only from rows below its own.
 ROWS = (
-    {"cli"},
-    {"configs", "sample", "doctor"},
-    {"tasks", "data_tools", "inference"},
-    {"reports"},
-    {"scoring"},
-    {"encoders"},
-    {"datasets"},
-    {"files"},
+    ("cli",),
+    ("configs", "sample", "doctor"),
+    ("tasks", "data_tools", "inference"),
+    ("reports",),
+    ("scoring",),
+    ("encoders",),
+    ("datasets",),
+    ("files",),
 )
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 
