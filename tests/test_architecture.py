@@ -1,6 +1,7 @@
 """Arrows between rooms go one way, and importing this project is cheap."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,3 +84,13 @@ def test_experiments_add_little_to_the_import_of_mmlearn():
         if min(seconds) < 1:
             break
     assert min(seconds) < 1
+
+
+def test_files_that_the_page_on_architecture_names_are_there():
+    page = (ROOT / "docs" / "architecture.md").read_text().split("Which file do I open")[1]
+    package, last = ROOT / PACKAGE.replace(".", "/"), Path()
+    for name in re.findall(r"`([\w/.]+(?:\.\w+|/))`", page):
+        folder = ROOT if name.startswith(("projects", "tests", "benchmarks")) else package
+        last = Path(name).parent if "/" in name.rstrip("/") else last
+        if name not in ("tests/x/", "x/y.py"):
+            assert (folder / name).exists() or (package / last / name).exists(), name
