@@ -6,7 +6,7 @@ DEMO := outputs/demo
 RUN := $(BIN)/mmlearn_run +experiment=bioscan_sample
 PIN := uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
   --no-emit-index-url --no-emit-find-links
-PIP := $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install) --quiet
+PIP := $(if $(shell command -v uv),uv pip install --compile-bytecode --python $(BIN)/python,$(BIN)/python -m pip install) --quiet
 VERSION := import sys; version = sys.version_info[:2]; \
   print("%d.%d" % version if (3, 11) <= version <= (3, 12) else "wrong")
 
