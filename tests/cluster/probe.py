@@ -23,16 +23,20 @@ class Probe(Callback):
     ----------
     folder : str
         Where to write.
+    pause : float
+        Seconds to wait before each step.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, pause: float = 0) -> None:
         self.folder = Path(folder)
+        self.pause = pause
         self._start = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.monotonic()
 
     def on_train_batch_start(self, trainer: Trainer, *arguments: Any) -> None:
+        time.sleep(self.pause)
         if trainer.is_global_zero:
             with (self.folder / "progress").open("a") as file:
                 file.write(

@@ -40,6 +40,8 @@ def test_stopped_three_times_ends_with_the_same_weights(sweep):
         "hydra.launcher.array_parallelism=1",
         "trainer.devices=2",
         f"trainer.max_epochs={EPOCHS}",
+        # Else the few seconds until SLURM kills a requeued job would be enough for all steps.
+        "+trainer.callbacks.probe.pause=0.5",
         "hydra.sweep.subdir=${hydra.job.num}",
         "tags=[stopped],[undisturbed]",
     ) as array:
