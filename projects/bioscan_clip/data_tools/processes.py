@@ -1,11 +1,12 @@
 """Processes that share the work of a command."""
 
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 
 
 def available_cores() -> int:
@@ -37,7 +38,8 @@ def processes_for(work: str, number: int | None = None) -> Iterator[ProcessPoolE
         If one of them is killed.
     """
     # Spawned, not forked: PyTorch may run threads here.
-    pool = ProcessPoolExecutor(number or available_cores(), get_context("spawn"))
+    context = get_context("spawn")
+    pool = ProcessPoolExecutor(number or available_cores(), context, initializer=_end_with_parent)
     try:
         yield pool
     except BrokenProcessPool as error:
@@ -47,3 +49,15 @@ def processes_for(work: str, number: int | None = None) -> Iterator[ProcessPoolE
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this process when the command that started it was killed; else it would wait for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
