@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from torch.utils.data import DataLoader, Dataset
 
@@ -56,6 +56,13 @@ class Failing(BoringModel):
             time.sleep(2)
 
 
+class SlowEnd(Callback):
+    """As a logger that still sends what it has when training failed."""
+
+    def on_exception(self, trainer, pl_module, exception):
+        time.sleep(7)
+
+
 def loader(stage: str) -> DataLoader:
     return DataLoader(
         Inputs(stage), 1, num_workers=2, persistent_workers="persistent" in OPTIONS, shuffle=False
@@ -77,6 +84,10 @@ if __name__ == "__main__":
         enable_model_summary=False,
         limit_val_batches=20,
         num_sanity_val_steps=20 if "validation" in FAILURE else 0,
-        callbacks=[SaveWhenAsked(), ModelCheckpoint(FOLDER, filename="last")],
+        callbacks=[
+            SaveWhenAsked(),
+            ModelCheckpoint(FOLDER, filename="last"),
+            *([SlowEnd()] if "slow end" in OPTIONS else []),
+        ],
     )
     trainer.fit(Failing(), loader("training"), loader("validation"))
