@@ -5,6 +5,7 @@ import hydra
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from mmlearn.datasets.core import CombinedDataset, Modalities
 from mmlearn.modules.losses import ContrastiveLoss
 from mmlearn.tasks import ContrastivePretraining
@@ -289,8 +290,10 @@ def test_label_aware_loss_gets_its_labels(tmp_path):
 
 
 class Diverging(Encoder):
+    lost = (8,)
+
     def forward(self, inputs):
-        return (super().forward(inputs)[0] * (float("nan") if self.calls == 8 else 1),)
+        return (super().forward(inputs)[0] * (float("nan") if self.calls in self.lost else 1),)
 
 
 @pytest.mark.parametrize("steps", [1, 100], ids=["at a logged step", "before a checkpoint"])
@@ -303,3 +306,22 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, steps):
         fit.fit(BioscanPretraining(**given), loader())
     (saved,) = (tmp_path / "checkpoints").iterdir()
     assert torch.load(saved, weights_only=True)["global_step"] == BATCHES
+
+
+class Overflowing(Diverging):
+    """As fp16 may: in ten batches in a row the loss is not finite, then in all."""
+
+    lost = (*range(4, 14), *range(20, 99))
+
+
+def test_fp16_skips_steps_whose_loss_is_not_finite_but_not_for_ever(tmp_path):
+    given = arguments(lr_scheduler=None)
+    given["encoders"]["rgb"] = Overflowing("rgb")
+    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    fit = trainer(
+        tmp_path, log_every_n_steps=3, max_epochs=9, plugins=[AtomicCheckpointIO(), scaled]
+    )
+    task = BioscanPretraining(**given)
+    with pytest.raises(FloatingPointError, match="loss is nan at step 30,"):
+        fit.fit(task, loader())
+    assert all(weight.isfinite().all() for weight in task.state_dict().values())

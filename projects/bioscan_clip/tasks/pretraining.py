@@ -30,6 +30,10 @@ from projects.bioscan_clip.tasks.losses import LABELS, LabelAwareContrastiveLoss
 
 _BATCH_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
+_SKIPPED_IN_A_ROW: Final = 10
+"""In fp16 a batch may overflow, and the gradient scaler skips its step. More of them in a row say
+that the weights themselves are lost."""
+
 _OTHER_TOKENS: Final = {
     "dna": "Set the tokenizer's `k` to the one that the encoder was pretrained with.",
     "text": f"Tokenize the names for this encoder: correct the column `{TEXT_IDS}`.",
@@ -47,7 +51,8 @@ class BioscanPretraining(ContrastivePretraining):
     - an evaluation batch goes through each encoder once, for the loss and all evaluation tasks;
     - a :class:`LabelAwareContrastiveLoss` gets the labels it needs;
     - checkpoints hold plain values only, so that they load with ``weights_only=True``;
-    - a loss that is not finite ends the training, and is in no checkpoint;
+    - a loss that is not finite ends the training, and is in no checkpoint; where a gradient scaler
+      skips the step, in fp16 that is, only 11 in a row do;
     - random numbers of a training step, for dropout say, depend on seed, epoch, step and process
       alone, so that a resumed training equals an undisturbed one.
 
@@ -101,6 +106,7 @@ class BioscanPretraining(ContrastivePretraining):
         self.evaluate_untrained = evaluate_untrained
         self._seed = torch.initial_seed()
         self._losses: list[tuple[int, float, torch.Tensor]] = []
+        self._losses_lost = 0
         self._evaluated_batch: dict[str, Any] | None = None
         self._padded_batch: dict[str, Any] = {}
         self._encoded: dict[str, torch.Tensor] = {}
@@ -197,7 +203,7 @@ class BioscanPretraining(ContrastivePretraining):
         Raises
         ------
         FloatingPointError
-            If a loss since the last checkpoint was not finite.
+            If a loss since the last checkpoint was not finite, and its step not skipped.
         """
         self._check_losses()
         super().on_save_checkpoint(checkpoint)
@@ -242,11 +248,13 @@ class BioscanPretraining(ContrastivePretraining):
                 )
 
     def _check_losses(self) -> None:
-        """End a training whose loss is not finite."""
+        """End a training whose loss is not finite, in fp16 one whose losses stay so."""
         losses, self._losses = self._losses, []
         values = torch.stack([loss for _, _, loss in losses]).tolist() if losses else []
+        is_scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         for (step, rate, _), value in zip(losses, values, strict=True):
-            if not math.isfinite(value):
+            self._losses_lost = 0 if math.isfinite(value) else self._losses_lost + 1
+            if self._losses_lost > (_SKIPPED_IN_A_ROW if is_scaled else 0):
                 raise FloatingPointError(
                     f"The loss is {value} at step {step}, at a learning rate of {rate:.2e}. Resume "
                     "from a checkpoint before it, or train anew, with a lower task.optimizer.lr or "
