@@ -147,7 +147,7 @@ class SaveWhenAsked(Callback):
             if exception.code is None:  # Lightning's, for SIGTERM before the first step
                 exception.code = 128 + signal.SIGTERM
         elif trainer.strategy.launcher is not None:
-            # Other processes that Lightning started may wait for this one without end. Lightning kills
+            # Other processes that Lightning started may wait for this one without end. It kills
             # this one too, soon after it sees that they are gone: say before why.
             logger.error("Training fails, and all of its processes end.", exc_info=exception)
             trainer.strategy.launcher.kill(signal.SIGKILL)
