@@ -21,18 +21,14 @@ from projects.bioscan_clip.scoring.calibration import (
     ABSENT_SHARE,
     Answers,
     Calibration,
-    best_temperature,
     choose_absent,
     fit,
     precision_step,
-    vote,
 )
+from projects.bioscan_clip.scoring.voting import VOTERS, best_temperature, vote
 
 Kind = Literal["photo", "barcode", "both"]
 KINDS: Final[tuple[Kind, ...]] = ("photo", "barcode", "both")
-
-VOTERS: Final = 20
-"""Nearest specimens that vote for a name."""
 
 _WEIGHTS: Final = (0.1, 0.25, 0.5)  # of the photo, where there is a barcode too
 _TEMPERATURES: Final = (0.03, 0.003)  # of similarity and identity, where nothing is calibrated

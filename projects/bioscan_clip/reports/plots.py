@@ -11,10 +11,10 @@ import plotly.express as px
 
 from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.reports.html import NEUTRAL, SEEN, UNSEEN, Plot, menu_of, style
-from projects.bioscan_clip.scoring.calibration import coverage_curve, reliability
 from projects.bioscan_clip.scoring.confidence import Trust
 from projects.bioscan_clip.scoring.evaluation import Evaluation
 from projects.bioscan_clip.scoring.neighbours import PAIRS, Match
+from projects.bioscan_clip.scoring.reliability import coverage_curve, reliability
 
 FEATURES: Final = {
     "rgb": "photo",

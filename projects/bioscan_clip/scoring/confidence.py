@@ -16,23 +16,17 @@ import torch
 from projects.bioscan_clip.datasets.schema import RANKS, Role
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN
 from projects.bioscan_clip.scoring.accuracy import COLUMNS, share_interval
-from projects.bioscan_clip.scoring.calibration import (
-    FEWEST,
-    Answers,
-    choose_absent,
-    expected_calibration_error,
-    fit,
-)
+from projects.bioscan_clip.scoring.calibration import FEWEST, Answers, choose_absent, fit
 from projects.bioscan_clip.scoring.neighbours import PAIRS, nearest_keys
+from projects.bioscan_clip.scoring.reliability import expected_calibration_error
 from projects.bioscan_clip.scoring.specimens import Specimens, queries_of
+from projects.bioscan_clip.scoring.voting import VOTERS
 
 ABSENT: Final = "absent"
 """The group of queries whose species the keys are made to lack."""
 
 PRECISION: Final = 0.95
 """Share of right ones among accepted names that is aimed at."""
-
-_VOTERS: Final = 20
 
 Search = Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
 
@@ -124,7 +118,7 @@ def _votes(
     kept = ~np.isin(held[:, -1], hidden)
     vectors = keys.modalities[key]
     among = vectors[torch.from_numpy(kept).to(vectors.device)]
-    similarities, rows = nearest(queries.modalities[query], among, _VOTERS)
+    similarities, rows = nearest(queries.modalities[query], among, VOTERS)
     in_keys = np.isin(truth[:, -1], held[kept, -1])
     return similarities.cpu().numpy().astype(float), held[kept][rows.cpu().numpy()], truth, in_keys
 
