@@ -302,7 +302,7 @@ def photo_like_a_thread(file):
 
 
 def photo_like_a_bomb(file):
-    write_photo(file, Image.new("1", (10_000, 7_000)), "PNG")
+    write_photo(file, Image.new("1", (15_000, 12_000)), "PNG")
 
 
 def animated_photo(file):

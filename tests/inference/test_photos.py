@@ -110,8 +110,8 @@ def test_of_an_animation_the_first_picture():
         (encoded(Image.fromarray(COLOURS), "PNG")[:200], "the photo is damaged"),
         (np.zeros((4, 4, 3), np.float32), r"array of float32 and shape \(4, 4, 3\)"),
         (np.zeros((4, 4, 2), np.uint8), "2 channels"),
-        (np.zeros((0, 4, 3), np.uint8), "shows nothing"),
-        (np.zeros((2, 400, 3), np.uint8), "too narrow"),
+        (np.zeros((0, 4, 3), np.uint8), "4 x 0 pixels, but a photo has 1 to"),
+        (np.zeros((2, 400, 3), np.uint8), "at most 50 times as long as wide"),
         (Image.new("F", (8, 8)), "floating-point"),
     ],
 )

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
@@ -11,12 +10,12 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image
 
 from projects.bioscan_clip.data_tools.checks.columns import check_columns, split_groups
 from projects.bioscan_clip.data_tools.checks.finding import HDF5_ERRORS, blocks, text_at
 from projects.bioscan_clip.data_tools.checks.photos import choose_photos
 from projects.bioscan_clip.datasets.hdf5 import Column, PhotoStorage, open_file, photo_storage
+from projects.bioscan_clip.datasets.photos import open_photo
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
     BIN_COLUMNS,
@@ -172,8 +171,8 @@ def _read_pixels(split: str, group: Table, raw: IO[bytes]) -> pd.DataFrame:
         rows = choose_photos(group, _PIXELS_PER_SPLIT, _SEED)
         lengths = group[IMAGE_LENGTH][:][rows].astype(np.int64)
         for jpeg in Column(group[IMAGE], raw).read_starts(rows, lengths):
-            with suppress(OSError):  # a photo that is no picture: `verify` reports it
-                sizes.append((split, *Image.open(BytesIO(jpeg.tobytes())).size))
+            with suppress(OSError, SyntaxError, ValueError):  # no photo: `verify` reports it
+                sizes.append((split, *open_photo(jpeg.data).size))
     return pd.DataFrame(sizes, columns=["split", "width", "height"])
 
 

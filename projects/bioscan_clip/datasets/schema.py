@@ -18,10 +18,6 @@ UNKNOWN_NAMES: Final = (NOT_CLASSIFIED, b"", b"nan", b"NaN")
 TEXT_LENGTH: Final = 20
 """Tokens per taxonomic name, padded or truncated."""
 
-MAX_PIXELS: Final = 1 << 26
-MAX_ASPECT: Final = 50
-"""Photos that are larger, or longer for their width, would take memory out of proportion."""
-
 IMAGE: Final = "image"
 IMAGE_LENGTH: Final = "image_mask"
 IMAGE_FEATURES: Final = "image_features"

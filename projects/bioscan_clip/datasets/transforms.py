@@ -8,17 +8,16 @@ What is the same work for every pixel of a batch (flips, rotation, normalisation
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
-from projects.bioscan_clip.datasets.schema import MAX_ASPECT, MAX_PIXELS
+from projects.bioscan_clip.datasets.photos import open_photo
 
 CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
@@ -120,18 +119,14 @@ def decode_photo(file: npt.NDArray[np.uint8]) -> torch.Tensor:
     Raises
     ------
     ValueError
-        If it does not decode, is of another format, has more than 67 million pixels, or is more
-        than 50 times as long as wide.
+        If it does not decode, is of another format, or is no photo by its size.
     """
     try:
-        with Image.open(BytesIO(file.data), formats=("JPEG", "PNG")) as header:  # and no more
-            width, height = header.size
-        if width * height > MAX_PIXELS or max(width, height) > MAX_ASPECT * min(width, height):
-            raise ValueError(f"the photo has {width} x {height} pixels, too many or too oblong")
+        open_photo(file.data, ("JPEG", "PNG"))
         photo = decode_image(torch.from_numpy(file), mode=ImageReadMode.RGB)
     except UnidentifiedImageError as error:
         raise ValueError("the photo does not decode: it is no JPEG or PNG file") from error
-    except (OSError, RuntimeError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, RuntimeError, SyntaxError) as error:
         raise ValueError(f"the photo does not decode: {error}") from error
     eight_bits: torch.Tensor = F.to_dtype(photo, torch.uint8, scale=True)
     return eight_bits

@@ -4,9 +4,7 @@ JPEG files are decoded as evaluations decode those of an HDF5 file, so that the 
 same pixels. All else goes through PIL.
 """
 
-import io
 import os
-import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,12 +19,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, write_jpeg
 
+from projects.bioscan_clip.datasets.photos import check_size, open_photo
 from projects.bioscan_clip.datasets.transforms import evaluation_view
 
 Photo: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[Any]
 
-_MOST_PIXELS: Final = 178_956_970  # where PIL, too, suspects a decompression bomb
-_MOST_OBLONG: Final = 50
 _WHITE: Final = (255, 255, 255, 255)
 _BATCHES_AHEAD: Final = 2
 
@@ -74,8 +71,7 @@ def read_photo(photo: Photo) -> Tensor:
     Raises
     ------
     ValueError
-        If it cannot be read, is larger than 179 megapixels, or more than 50 times as long as wide;
-        the message names the file.
+        If it cannot be read, or is no photo by its size; the message names the file.
     """
     name = f"{photo}: " if isinstance(photo, str | Path) else ""
     try:
@@ -88,8 +84,8 @@ def read_photo(photo: Photo) -> Tensor:
             pixels = _from_bytes(content)
     except FileNotFoundError:
         raise ValueError(f"{name}there is no such file.") from None
-    except (OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name}{_reason(error)}") from error
+    except (OSError, RuntimeError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{name}{_reason(error)}.") from error
     return pixels
 
 
@@ -176,11 +172,8 @@ def _batch(start: int, views: "list[Future[tuple[Tensor, str]]]", image_size: in
 
 def _from_bytes(content: bytes) -> Tensor:
     if not content:
-        raise ValueError("the file is empty.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(io.BytesIO(content))
-    _check_size(*image.size)
+        raise ValueError("the file is empty")
+    image = open_photo(content)
     if image.format == "JPEG" and image.mode in ("L", "RGB"):
         encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         pixels: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
@@ -189,12 +182,12 @@ def _from_bytes(content: bytes) -> Tensor:
 
 
 def _from_pil(image: Image.Image) -> Tensor:
-    _check_size(*image.size)
+    check_size(*image.size)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         return _from_array((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers; save it with 8 bits per channel.")
+        raise ValueError("its pixels are floating-point numbers; save it with 8 bits per channel")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image.convert("RGBA"))
     return _from_array(np.asarray(image.convert("RGB")))
@@ -204,36 +197,23 @@ def _from_array(pixels: npt.NDArray[Any]) -> Tensor:
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
         raise ValueError(
             f"an array of {pixels.dtype} and shape {pixels.shape} is no photo; expected uint8 of "
-            "shape (H, W) or (H, W, 3)."
+            "shape (H, W) or (H, W, 3)"
         )
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.shape[2] not in (1, 3):
-        raise ValueError(f"an array of {pixels.shape[2]} channels is no photo; expected 1 or 3.")
-    _check_size(pixels.shape[1], pixels.shape[0])
+        raise ValueError(f"an array of {pixels.shape[2]} channels is no photo; expected 1 or 3")
+    check_size(pixels.shape[1], pixels.shape[0])
     tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
     return tensor.expand(3, -1, -1)
-
-
-def _check_size(width: int, height: int) -> None:
-    if min(width, height) < 1:
-        raise ValueError(f"a photo of {width} x {height} pixels shows nothing.")
-    if width * height > _MOST_PIXELS:
-        raise ValueError(
-            f"{width} x {height} pixels are more than a photo has; cut it, or make it smaller."
-        )
-    if max(width, height) > _MOST_OBLONG * min(width, height):
-        raise ValueError(f"a photo of {width} x {height} pixels is too narrow to show a specimen.")
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ValueError):
         return str(error)
-    if isinstance(error, Image.DecompressionBombError):
-        return "it has far more pixels than a photo; cut it, or make it smaller."
     if isinstance(error, Image.UnidentifiedImageError):
-        return "it is no photo in a format that can be read (JPEG, PNG, TIFF, WebP and others)."
-    return f"the photo is damaged ({str(error)[:100]})."
+        return "it is no photo in a format that can be read (JPEG, PNG, TIFF, WebP and others)"
+    return f"the photo is damaged ({str(error)[:100]})"
 
 
 def _cores() -> int:

@@ -3,17 +3,16 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 import h5py
 import numpy as np
-from PIL import Image
 
 from projects.bioscan_clip.data_tools.checks.finding import HDF5_ERRORS, Finding, IntArray
 from projects.bioscan_clip.data_tools.processes import processes_for
 from projects.bioscan_clip.datasets.hdf5 import Column, open_file
-from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH, MAX_ASPECT, MAX_PIXELS
+from projects.bioscan_clip.datasets.photos import open_photo
+from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH
 from projects.bioscan_clip.files import progress
 
 _PHOTOS_AT_ONCE = 128
@@ -134,11 +133,7 @@ def check_picture(path: Path) -> int | str:
 def problem_of(photo: bytes, formats: tuple[str, ...] = ("JPEG", "PNG")) -> str | None:
     """Return why the bytes are not a whole picture that training reads; None if they are."""
     try:
-        with Image.open(BytesIO(photo), formats=formats) as picture:
-            width, height = picture.size
-            if width * height > MAX_PIXELS or max(picture.size) > MAX_ASPECT * min(picture.size):
-                return f"has {width:,} x {height:,} pixels, which training does not read"
-            picture.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        open_photo(photo, formats).load()
+    except (OSError, SyntaxError, ValueError) as error:
         return f"does not decode: {error}"
     return None
