@@ -63,7 +63,7 @@ def copy_rows(
     with open_file(path) as file, path.open("rb", buffering=0) as raw:
         try:
             sources = {
-                split: _source(_group(file, split), raw, None if rows is None else rows[split])
+                split: _source(own_split(file, split), raw, None if rows is None else rows[split])
                 for split in file
             }
             write_file(out, sources, identity=f"{options} {identity_of(path)}")
@@ -78,8 +78,14 @@ def photo_cost(path: Path) -> int | None:
         return photo_storage(photos[0]).touched_bytes if photos else None
 
 
-def _group(file: h5py.File, split: str) -> h5py.Group:
-    """Return a group whose columns have one row per specimen each, in this file."""
+def own_split(file: h5py.File, split: str) -> h5py.Group:
+    """Return a group whose columns have one row per specimen each, in this file.
+
+    Raises
+    ------
+    ValueError
+        If there is none such.
+    """
     group = own_member(file, split)
     if not isinstance(group, h5py.Group):
         raise ValueError(f"{file.filename}: {split} is not a group, so this is no BIOSCAN file.")

@@ -1,5 +1,6 @@
 """A smaller file with the structure of a large one: choosing specimens, and writing them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from projects.bioscan_clip.data_tools.repack import copy_rows
+from projects.bioscan_clip.data_tools.repack import copy_rows, own_split
 from projects.bioscan_clip.datasets.hdf5 import open_file
 from projects.bioscan_clip.datasets.schema import IDENTIFIERS, RANKS
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN, encode_column
@@ -99,11 +100,13 @@ def read_roster(file: h5py.File) -> Roster:
     Raises
     ------
     ValueError
-        If a split lacks identifiers or species, or a specimen has no identifier.
+        If a split lies in another file, lacks identifiers or species, or a specimen has no
+        identifier.
     """
-    column = _identifier(file)
-    codes = [encode_column(group[column]) for group in file.values()]
-    for split, of_split in zip(file, codes, strict=True):
+    groups = {split: own_split(file, split) for split in file}
+    column = _identifier(file.filename, groups)
+    codes = [encode_column(group[column]) for group in groups.values()]
+    for split, of_split in zip(groups, codes, strict=True):
         if (of_split == UNKNOWN).any():
             raise ValueError(
                 f"{file.filename}, split {split}, row {np.argmin(of_split)}: {column} is empty, so "
@@ -114,21 +117,21 @@ def read_roster(file: h5py.File) -> Roster:
     rows = tuple(np.split(numbers, ends[:-1]))
     membership = np.zeros(len(distinct), dtype=np.int64)
     species = np.full(len(distinct), UNKNOWN)
-    for bit, (group, specimens) in enumerate(zip(file.values(), rows, strict=True)):
+    for bit, (group, specimens) in enumerate(zip(groups.values(), rows, strict=True)):
         membership[specimens] |= 1 << bit
         species[specimens] = encode_column(group[RANKS[-1]])
-    return Roster(tuple(file), rows, membership, species)
+    return Roster(tuple(groups), rows, membership, species)
 
 
-def _identifier(file: h5py.File) -> str:
-    for split, group in file.items():
+def _identifier(path: str, groups: Mapping[str, h5py.Group]) -> str:
+    for split, group in groups.items():
         if RANKS[-1] not in group:
-            raise ValueError(f"{file.filename}, split {split} lacks {RANKS[-1]}.")
+            raise ValueError(f"{path}, split {split} lacks {RANKS[-1]}.")
     for column in IDENTIFIERS[:2]:
-        if all(column in group for group in file.values()):
+        if all(column in group for group in groups.values()):
             return column
     raise ValueError(
-        f"{file.filename} has neither {IDENTIFIERS[0]} nor {IDENTIFIERS[1]} in every split, so "
+        f"{path} has neither {IDENTIFIERS[0]} nor {IDENTIFIERS[1]} in every split, so "
         "specimens cannot be told apart."
     )
 

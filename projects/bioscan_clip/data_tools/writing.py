@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from projects.bioscan_clip.datasets.hdf5 import PARTIAL_SUFFIX
+from projects.bioscan_clip.datasets.hdf5 import PARTIAL_SUFFIX, own_member
 from projects.bioscan_clip.datasets.schema import IMAGE, IMAGE_LENGTH
 from projects.bioscan_clip.files import progress
 
@@ -245,7 +245,7 @@ def _check_layout(file: h5py.File, layouts: Mapping[str, Layout]) -> None:
     try:
         for split, layout in layouts.items():
             for name, (_, shape) in layout.items():
-                if file[split][name].shape[1:] != shape:
+                if own_member(own_member(file, split), name).shape[1:] != shape:
                     raise ValueError(f"{name} has another shape")
     except (OSError, RuntimeError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(

@@ -1,11 +1,13 @@
 """What a checkpoint says of its model: how to build the encoders and to prepare their input."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from projects.bioscan_clip.datasets.schema import BARCODE, IMAGE, IMAGE_LENGTH
@@ -138,7 +140,7 @@ def learn_from_data(description: Mapping[str, Any], dataset: Mapping[str, Any]) 
     """Add to a description what its training split tells.
 
     These are ``reference_barcodes``, some of the split's, by which others are placed, and
-    ``crop_margin``, how much room its photos leave around specimens.
+    ``crop_margin``, how much room its photos leave around specimens, where the file holds any.
 
     Parameters
     ----------
@@ -151,24 +153,35 @@ def learn_from_data(description: Mapping[str, Any], dataset: Mapping[str, Any]) 
     ------
     FileNotFoundError
         If there is no such file.
-    ValueError, KeyError
-        If it is damaged, or has no such split or column.
+    ValueError
+        If it is damaged, lacks the split, or a column of it lies in another file.
     """
     from projects.bioscan_clip.datasets.cropping import measure_margin
-    from projects.bioscan_clip.datasets.hdf5 import open_file  # pandas takes its time to import
+    from projects.bioscan_clip.datasets.hdf5 import (  # pandas takes its time to import
+        open_file,
+        own_member,
+    )
 
     modalities = description["modalities"]
     with open_file(dataset["path_to_hdf5_file"]) as file:
-        split = file[dataset["split"]]
-        if "dna" in modalities:
-            rows = _spread(len(split[BARCODE]), _REFERENCE_BARCODES)
-            barcodes = [split[BARCODE][row].decode("ascii", "replace") for row in rows]
+        split = own_member(file, dataset["split"])
+        if "dna" in modalities and BARCODE in split:
+            column = own_member(split, BARCODE)
+            rows = _spread(len(column), _REFERENCE_BARCODES)
+            barcodes = [column[row].decode("ascii", "replace") for row in rows]
             modalities["dna"]["reference_barcodes"] = [text for text in barcodes if text.strip("N")]
-        if "rgb" in modalities:
-            rows = _spread(len(split[IMAGE]), _REFERENCE_PHOTOS)
-            jpegs = (split[IMAGE][row][: split[IMAGE_LENGTH][row]] for row in rows)
-            margin = measure_margin(decode_photo(jpeg) for jpeg in jpegs)
+        if "rgb" in modalities and IMAGE in split:
+            images, lengths = (own_member(split, name) for name in (IMAGE, IMAGE_LENGTH))
+            rows = _spread(len(images), _REFERENCE_PHOTOS)
+            margin = measure_margin(_decodable(images[row][: lengths[row]] for row in rows))
             modalities["rgb"]["crop_margin"] = round(margin, 3)
+
+
+def _decodable(photos: Iterable[npt.NDArray[np.uint8]]) -> Iterator[Tensor]:
+    """Decode photos, without those that training skips."""
+    for photo in photos:
+        with suppress(ValueError):
+            yield decode_photo(photo)
 
 
 def _spread(length: int, count: int) -> list[int]:

@@ -11,7 +11,7 @@ import dnaio
 import numpy as np
 import pandas as pd
 
-from projects.bioscan_clip.datasets.hdf5 import HDF5Split, open_file
+from projects.bioscan_clip.datasets.hdf5 import HDF5Split, open_file, own_member
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
     BIN_COLUMNS,
@@ -213,14 +213,16 @@ def _read_split(path: Path, split: str | None) -> pd.DataFrame:
     with open_file(path) as file:
         if split not in file:
             raise ValueError(f"{path} has no split {split!r}. It has: {', '.join(sorted(file))}.")
-        group = file[split]
+        group = own_member(file, split)
         names = {name: name for name in (*IDENTIFIERS, *RANKS, BARCODE) if name in group}
         bin_column = next((name for name in BIN_COLUMNS if name in group), None)
         if bin_column is not None:
             names["bin"] = bin_column
         table = pd.DataFrame(
             {
-                ours: pd.Series(group[name][:].astype(bytes)).str.decode("utf-8", errors="replace")
+                ours: pd.Series(own_member(group, name)[:].astype(bytes)).str.decode(
+                    "utf-8", errors="replace"
+                )
                 for ours, name in names.items()
             }
         )

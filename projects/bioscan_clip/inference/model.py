@@ -444,7 +444,7 @@ def _older_configuration(path: Path, state_dict: Mapping[str, Tensor]) -> dict[s
     configuration = describe_model(config, bert_configs)
     try:
         learn_from_data(configuration, config["dataset"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         logger.warning(
             "The data that %s was trained on cannot be read (%s): barcodes are placed by the "
             "standard COI region, and photos cropped with the usual margin.",

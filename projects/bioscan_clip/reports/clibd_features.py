@@ -17,6 +17,7 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
+from projects.bioscan_clip.datasets.hdf5 import own_member
 from projects.bioscan_clip.datasets.schema import NOT_CLASSIFIED, RANKS, Role, Stage
 from projects.bioscan_clip.files import write_whole
 from projects.bioscan_clip.scoring.specimens import Specimens
@@ -139,7 +140,7 @@ def published_splits(file: h5py.File) -> dict[str, Split]:
     FileNotFoundError
         If there are no labels beside it.
     ValueError
-        If labels or ids are not as CLIBD writes them.
+        If labels or ids are not as CLIBD writes them, or features lie in another file.
     """
     path = Path(file.filename)
     stage = "val" if "val" in path.stem else "test"
@@ -153,8 +154,9 @@ def published_splits(file: h5py.File) -> dict[str, Split]:
     splits = {}
     for group, split in _GROUPS.items():
         if group in file:
-            columns = {**file[group], **_names(labels, names, group)}
-            columns |= _ids(ids, identifiers, group)
+            features = own_member(file, group)
+            columns = {name: own_member(features, name) for name in features}
+            columns |= _names(labels, names, group) | _ids(ids, identifiers, group)
             splits[split.format(stage)] = Split(f"{path}, /{group}", columns)
     return splits
 
