@@ -20,7 +20,7 @@ ROWS = (
     ("scoring",),
     ("encoders",),
     ("datasets",),
-    ("files",),
+    ("files", "arguments"),
 )
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 

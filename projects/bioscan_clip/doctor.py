@@ -208,7 +208,7 @@ def _weights(encoders: Any) -> Iterator[Finding]:
 
 
 def _barcode_bert(path: str) -> Finding:
-    from projects.bioscan_clip.encoders import load_weights
+    from projects.bioscan_clip.encoders.weights import load_weights
 
     try:
         load_weights(path)

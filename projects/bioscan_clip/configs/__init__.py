@@ -22,75 +22,81 @@ from projects.bioscan_clip.datasets.loader import WindowedSampler
 from projects.bioscan_clip.datasets.schema import EVALUATION_SPLITS, TRAINING_SPLIT
 from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
 from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
-from projects.bioscan_clip.encoders import BERT_SAMPLE, BarcodeBERT, TextEncoder
-from projects.bioscan_clip.tasks import (
-    BioscanPretraining,
-    ChunkedContrastiveLoss,
-    LabelAwareContrastiveLoss,
-    TaxonomicClassification,
-)
+from projects.bioscan_clip.encoders.barcode_bert import BarcodeBERT
+from projects.bioscan_clip.encoders.text import BERT_SAMPLE, TextEncoder
 from projects.bioscan_clip.tasks.loggers import OfflineFallbackWandbLogger
+from projects.bioscan_clip.tasks.losses import ChunkedContrastiveLoss, LabelAwareContrastiveLoss
+from projects.bioscan_clip.tasks.pretraining import BioscanPretraining
+from projects.bioscan_clip.tasks.taxonomic_classification import TaxonomicClassification
 
 _SAMPLE_IMAGE_SIZE: Final = 80
 _OUTPUT_DIR: Final = II("hydra:runtime.output_dir")
 
 
-def _lora(target_modules: list[str], modules_to_save: list[str] | None = None) -> Any:
-    """Describe LoRA at rank 4 and PEFT's default alpha; the group `lora` refines it."""
-    return builds(
-        LoraConfig,
-        r=4,
-        lora_alpha=8,
-        target_modules=target_modules,
-        modules_to_save=modules_to_save,
+def _store_encoder(
+    encoder: type, name: str, targets: list[str], saved: list[str] | None = None, **arguments: Any
+) -> None:
+    """Store an encoder with LoRA at rank 4 and PEFT's default alpha; the group `lora` refines it.
+
+    `targets` get adapters, `saved` are trained in full.
+    """
+    lora = builds(LoraConfig, r=4, lora_alpha=8, target_modules=targets, modules_to_save=saved)
+    external_store(
+        encoder,
+        group="modules/encoders",
+        name=name,
+        peft_config=lora,
+        hydra_convert="object",  # encoders expect a real PeftConfig and real dictionaries
+        **arguments,
     )
 
 
-def _store_encoders() -> None:
-    # `hydra_convert="object"`: the encoders expect a real PeftConfig and real dictionaries.
-    external_store(
-        TimmViT,
-        group="modules/encoders",
-        name="timm-vit-lora",
-        model_name="vit_base_patch16_224",
-        projection_dim=768,
-        peft_config=_lora(["qkv"], modules_to_save=["head"]),
-        hydra_convert="object",
-    )
-    external_store(
-        BarcodeBERT,
-        group="modules/encoders",
-        name="barcode-bert-lora",
-        vocab_size=1027,
-        projection_dim=768,
-        # Null would mean to train from scratch, which must not happen by an unset variable.
-        pretrained_checkpoint_path=II("oc.env:BARCODEBERT_5MER,'<BARCODEBERT_5MER is not set>'"),
-        peft_config=_lora(["query", "value"], modules_to_save=["decoder"]),
-        hydra_convert="object",
-    )
-    external_store(
-        TextEncoder,
-        group="modules/encoders",
-        name="bert-small-lora",
-        model_name_or_path="prajjwal1/bert-small",
-        peft_config=_lora(["query", "value"]),
-        hydra_convert="object",
-    )
+def _store_text_head(name: str, width: int) -> None:
+    """Store the projection of the text encoder's `width` features to the space of the others."""
     external_store(
         MLP,
         group="modules/layers",
-        name="text-head",
-        in_dim=512,  # width of BERT-small
+        name=name,
+        in_dim=width,
         out_dim=II("task.encoders.rgb.projection_dim"),
     )
 
 
+def _store_encoders() -> None:
+    _store_encoder(
+        TimmViT,
+        "timm-vit-lora",
+        ["qkv"],
+        saved=["head"],
+        model_name="vit_base_patch16_224",
+        projection_dim=768,
+    )
+    _store_encoder(
+        BarcodeBERT,
+        "barcode-bert-lora",
+        ["query", "value"],
+        saved=["decoder"],
+        vocab_size=1027,
+        projection_dim=768,
+        # Null would mean to train from scratch, which must not happen by an unset variable.
+        pretrained_checkpoint_path=II("oc.env:BARCODEBERT_5MER,'<BARCODEBERT_5MER is not set>'"),
+    )
+    _store_encoder(
+        TextEncoder,
+        "bert-small-lora",
+        ["query", "value"],
+        model_name_or_path="prajjwal1/bert-small",
+    )
+    _store_text_head("text-head", width=512)
+
+
 def _store_sample_encoders() -> None:
     """Store encoders that learn the sample from scratch in minutes on two CPU cores."""
-    external_store(
+    _store_encoder(
         TimmViT,
-        group="modules/encoders",
-        name="vit-sample",
+        "vit-sample",
+        ["qkv"],
+        saved=["head"],
         model_name="vit_tiny_r_s16_p8_224",
         projection_dim=128,
         pretrained=False,
@@ -102,13 +108,12 @@ def _store_sample_encoders() -> None:
             "depth": 3,
             "num_heads": 4,
         },
-        peft_config=_lora(["qkv"], modules_to_save=["head"]),
-        hydra_convert="object",
     )
-    external_store(
+    _store_encoder(
         BarcodeBERT,
-        group="modules/encoders",
-        name="barcode-bert-sample",
+        "barcode-bert-sample",
+        ["query", "value"],
+        saved=["decoder"],
         vocab_size=1027,
         projection_dim=128,
         model_config_kwargs={
@@ -119,25 +124,15 @@ def _store_sample_encoders() -> None:
             "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
         },
-        peft_config=_lora(["query", "value"], modules_to_save=["decoder"]),
-        hydra_convert="object",
     )
-    external_store(
+    _store_encoder(
         TextEncoder,
-        group="modules/encoders",
-        name="bert-sample",
+        "bert-sample",
+        ["query", "value"],
         model_name_or_path=BERT_SAMPLE,
         pretrained=False,
-        peft_config=_lora(["query", "value"]),
-        hydra_convert="object",
     )
-    external_store(
-        MLP,
-        group="modules/layers",
-        name="text-head-sample",
-        in_dim=128,
-        out_dim=II("task.encoders.rgb.projection_dim"),
-    )
+    _store_text_head("text-head-sample", width=128)
 
 
 def _store_data() -> None:

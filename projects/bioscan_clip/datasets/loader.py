@@ -10,6 +10,7 @@ from mmlearn.datasets.core import CombinedDataset, DefaultDataCollator
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
+from projects.bioscan_clip.arguments import check_at_least
 from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
 
 _MODALITIES = ("rgb", "dna", "text")
@@ -117,8 +118,7 @@ class WindowedSampler(DistributedSampler[Any]):
         drop_last: bool = False,
         shuffle: bool = True,
     ) -> None:
-        if window < 1:
-            raise ValueError(f"`window` must be at least 1 row, but is {window}.")
+        check_at_least("window", window, 1)
         super().__init__(dataset, num_replicas, rank, shuffle, seed, drop_last)
         self.window = window
         self._rows = len(dataset)  # type: ignore[arg-type]

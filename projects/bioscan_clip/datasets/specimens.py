@@ -12,6 +12,7 @@ from mmlearn.constants import EXAMPLE_INDEX_KEY
 from mmlearn.datasets.core import Example
 from torch.utils.data import Dataset, get_worker_info
 
+from projects.bioscan_clip.arguments import check_at_least, check_choice
 from projects.bioscan_clip.datasets.barcodes import augment_barcode
 from projects.bioscan_clip.datasets.hdf5 import BadRowError, HDF5Split, IntArray
 from projects.bioscan_clip.datasets.schema import (
@@ -107,13 +108,10 @@ class BIOSCANInsectDataset(Dataset[Example]):
                 f"No HDF5 file is given for split {split}: {variable}pass `path_to_hdf5_file`. "
                 "`bioscan-clip doctor` checks a whole experiment."
             )
-        if image_size < _LEAST_IMAGE_SIZE:
-            raise ValueError(
-                f"`image_size` must be at least {_LEAST_IMAGE_SIZE} pixels, but is {image_size}."
-            )
-        _check_choice("image_input_type", image_input_type, ("image", "feature"))
-        _check_choice("dna_input_type", dna_input_type, ("sequence", "feature"))
-        _check_choice("on_bad_image", on_bad_image, ("raise", "skip", None))
+        check_at_least("image_size", image_size, _LEAST_IMAGE_SIZE)
+        check_choice("image_input_type", image_input_type, ("image", "feature"))
+        check_choice("dna_input_type", dna_input_type, ("sequence", "feature"))
+        check_choice("on_bad_image", on_bad_image, ("raise", "skip", None))
         if barcode_augmentation and not (for_training and dna_input_type == "sequence"):
             raise ValueError(
                 "`barcode_augmentation` is for training on barcodes: set it for the training split "
@@ -271,8 +269,3 @@ def _warn_of_expensive_photos(split: HDF5Split) -> None:
             f"{storage.touched_bytes:,} bytes from disk. `bioscan-clip data repack {split.path} "
             "--out <file>` writes a file without this cost."
         )
-
-
-def _check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {choices}, but is {value!r}.")

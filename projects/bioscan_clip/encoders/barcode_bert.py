@@ -9,7 +9,13 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 from transformers.modeling_outputs import BaseModelOutput
 
-from projects.bioscan_clip.encoders.weights import PretrainedWeights, load_into, load_weights
+from projects.bioscan_clip.arguments import check_choice
+from projects.bioscan_clip.encoders.weights import (
+    PretrainedWeights,
+    load_into,
+    load_weights,
+    with_adapters,
+)
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -89,10 +95,7 @@ class BarcodeBERT(nn.Module):
         pooling: Pooling = "softmax_mean",
     ) -> None:
         super().__init__()
-        if pooling not in get_args(Pooling):
-            raise ValueError(
-                f"`pooling` is {pooling!r}; choose one of {', '.join(get_args(Pooling))}."
-            )
+        check_choice("pooling", pooling, get_args(Pooling))
         self.pooling = pooling
 
         weights = None
@@ -113,11 +116,7 @@ class BarcodeBERT(nn.Module):
         if pooling == "hidden_mean":
             model.cls.predictions.transform.requires_grad_(False)
 
-        if peft_config is not None:
-            from peft import get_peft_model  # takes a second to import
-
-            model = get_peft_model(model, peft_config)
-        self.model = model
+        self.model = with_adapters(model, peft_config)
 
     def forward(self, inputs: dict[str, Any]) -> BaseModelOutput:
         """Embed a batch of barcodes.

@@ -9,6 +9,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForTextEncoding, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
+from projects.bioscan_clip.arguments import check_choice
+from projects.bioscan_clip.encoders.weights import with_adapters
+
 if TYPE_CHECKING:
     from peft import PeftConfig
 
@@ -62,18 +65,11 @@ class TextEncoder(nn.Module):
         model_config_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if pooling not in get_args(Pooling):
-            raise ValueError(
-                f"`pooling` is {pooling!r}; choose one of {', '.join(get_args(Pooling))}."
-            )
+        check_choice("pooling", pooling, get_args(Pooling))
         self.pooling = pooling
         model = _load(model_name_or_path, pretrained, dict(model_config_kwargs or {}))
         _freeze(model, freeze_layers, freeze_layer_norm)
-        if peft_config is not None:
-            from peft import get_peft_model  # takes a second to import
-
-            model = get_peft_model(model, peft_config)
-        self.model = model
+        self.model = with_adapters(model, peft_config)
 
     def forward(self, inputs: dict[str, Any]) -> BaseModelOutput:
         """Embed a batch of names.

@@ -2,15 +2,19 @@
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 _WRAPPERS = re.compile(r"^(?:(?:module|model)\.)+")
 
@@ -141,6 +145,26 @@ def load_into(
     return kept
 
 
+def with_adapters(model: nn.Module, peft_config: "PeftConfig | None") -> Any:
+    """Return a model with adapters; the model itself without a configuration of them."""
+    if peft_config is None:
+        return model
+    from peft import get_peft_model  # takes a second to import
+
+    return get_peft_model(model, peft_config)
+
+
+@contextmanager
+def unreadable_as(message: str) -> Iterator[None]:
+    """Turn whatever a damaged or unsafe pickle raises into a ValueError; OSError stays."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # what else a pickle raises cannot be foreseen
+        raise ValueError(message) from error
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a training's checkpoint without running code of its own.
 
@@ -167,17 +191,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}.")
-    try:
+    with unreadable_as(
+        f"{path} cannot be read as a checkpoint: it is damaged, no checkpoint, or would run "
+        "code when it is read. Compare its size with the original's, or take another one."
+    ):
         others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(_Inert, name) for name in others]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # what a damaged pickle raises cannot be foreseen
-        raise ValueError(
-            f"{path} cannot be read as a checkpoint: it is damaged, no checkpoint, or would run "
-            "code when it is read. Compare its size with the original's, or take another one."
-        ) from error
     if not isinstance(content, dict) or not _is_state_dict(content.get("state_dict")):
         raise ValueError(
             f"{path} is no checkpoint of a training: expected a dictionary with `state_dict`."
@@ -197,20 +217,16 @@ class _Inert:
 
 
 def _read(path: Path) -> Any:
-    try:
+    with unreadable_as(
+        f"{path} cannot be read as weights. If it was downloaded, compare its size with the "
+        "published one; if it holds Python objects besides tensors, save the state dict alone, "
+        "since loading such objects could run foreign code."
+    ):
         if path.suffix == ".safetensors":
             return load_file(path)
         # BarcodeBERT's newer files carry their command line, a Namespace of plain values, along.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # what a damaged pickle raises cannot be foreseen
-        raise ValueError(
-            f"{path} cannot be read as weights. If it was downloaded, compare its size with the "
-            "published one; if it holds Python objects besides tensors, save the state dict alone, "
-            "since loading such objects could run foreign code."
-        ) from error
 
 
 def _is_state_dict(content: Any) -> bool:

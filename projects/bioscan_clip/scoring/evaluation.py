@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
+from projects.bioscan_clip.arguments import check_choice
 from projects.bioscan_clip.datasets.schema import Role
 from projects.bioscan_clip.scoring.accuracy import accuracy_table, mistake_table
 from projects.bioscan_clip.scoring.confidence import Trust, confidence_table, trusted_names
@@ -135,8 +136,7 @@ def check_options(top_k: Sequence[int], search: str) -> None:
     """
     if not top_k or not all(isinstance(k, int) and k >= 1 for k in top_k):
         raise ValueError(f"`top_k` must hold whole numbers from 1 on, but is {list(top_k)}.")
-    if search not in get_args(Search):
-        raise ValueError(f"`search` must be exact or approximate, but is {search!r}.")
+    check_choice("search", search, get_args(Search))
 
 
 def evaluate_embeddings(

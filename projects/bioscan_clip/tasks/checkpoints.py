@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
+from projects.bioscan_clip.encoders.weights import unreadable_as
 from projects.bioscan_clip.files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -117,17 +118,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                     f"The checkpoint {path} is damaged: {damage}. Copy it again, or name another "
                     "one of its folder."
                 )
-        try:
-            with torch.serialization.safe_globals(list(_SAFE)):
-                checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
-        except OSError:
-            raise
-        except Exception as error:  # what else a pickle raises cannot be foreseen
-            raise ValueError(
+        with (
+            unreadable_as(
                 f"{path} cannot be read as a checkpoint. It holds Python objects, which could run "
                 "foreign code, or was not written by PyTorch: name one that this project or "
                 "mmlearn's bioscan_clip project wrote."
-            ) from error
+            ),
+            torch.serialization.safe_globals(list(_SAFE)),
+        ):
+            checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
         if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
             raise ValueError(
                 f"{path} is no checkpoint of a Lightning training but weights alone, as CLIBD's "

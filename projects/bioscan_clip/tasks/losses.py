@@ -11,13 +11,71 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from projects.bioscan_clip.arguments import check_at_least, check_choice
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN
 
 LABELS: Final = "labels"
 """Where :class:`LabelAwareContrastiveLoss` finds its labels beside the ids of each modality."""
 
+_Pair = tuple[torch.Tensor, torch.Tensor]
 
-class LabelAwareContrastiveLoss(nn.Module):
+
+class _GatheredLoss(nn.Module):
+    """A contrastive loss over the batches of all processes, the weighted sum over pairs."""
+
+    def forward(
+        self,
+        embeddings: Mapping[str, torch.Tensor],
+        example_ids: Mapping[str, torch.Tensor],
+        logit_scale: torch.Tensor,
+        modality_loss_pairs: Sequence[LossPairSpec],
+    ) -> torch.Tensor:
+        """Compute the loss.
+
+        Parameters
+        ----------
+        embeddings : mapping of str to torch.Tensor
+            Normalised embeddings by mmlearn's name (``rgb_embedding``), shape ``(B, D)``. A
+            modality that is missing here must be missing in all processes; its pairs are left out.
+        example_ids : mapping of str to torch.Tensor
+            By modality (``rgb``), shape ``(B, 2)``: data set and specimen. In their place, under
+            :data:`LABELS`, labels: int64, shape ``(B,)``, -1 if unknown.
+        logit_scale : torch.Tensor
+            Scalar s.
+        modality_loss_pairs : sequence of LossPairSpec
+            Pairs of modalities and their weights.
+
+        Returns
+        -------
+        torch.Tensor
+            Scalar, the weighted sum over pairs of modalities.
+        """
+        names = {name for pair in modality_loss_pairs for name in pair.modalities}
+        gathered = {
+            name: gather(embeddings[key])
+            for name in sorted(names)  # every process gathers in the same order
+            if (key := Modalities.get_modality(name).embedding) in embeddings
+        }
+        if LABELS in example_ids:
+            ids = dict.fromkeys(gathered, gather(example_ids[LABELS]))
+        else:
+            ids = {name: gather(example_ids[name]) for name in gathered}
+        total = torch.zeros((), device=logit_scale.device)
+        for pair in modality_loss_pairs:
+            first, second = pair.modalities
+            if first in gathered and second in gathered:
+                embedded, identities = (
+                    (gathered[first], gathered[second]),
+                    (ids[first], ids[second]),
+                )
+                total = total + pair.weight * self._pair_loss(embedded, identities, logit_scale)
+        return total
+
+    def _pair_loss(self, embeddings: _Pair, ids: _Pair, scale: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class LabelAwareContrastiveLoss(_GatheredLoss):
     r"""Contrastive loss in which specimens of one BIN, or species, are each other's positives.
 
     For similarities :math:`S_{ij} = s \, a_i \cdot b_j` and targets :math:`T_{ij} = 1` where
@@ -42,8 +100,7 @@ class LabelAwareContrastiveLoss(nn.Module):
 
     def __init__(self, positives: Literal["bin", "species"] = "bin") -> None:
         super().__init__()
-        if positives not in ("bin", "species"):
-            raise ValueError(f"`positives` must be 'bin' or 'species', but is {positives!r}.")
+        check_choice("positives", positives, ("bin", "species"))
         self.positives = positives
 
     def labels_of(self, batch: Mapping[str, Any]) -> torch.Tensor:
@@ -51,44 +108,10 @@ class LabelAwareContrastiveLoss(nn.Module):
         labels: torch.Tensor = batch["bin"] if self.positives == "bin" else batch["labels"][:, 3]
         return labels
 
-    def forward(
-        self,
-        embeddings: Mapping[str, torch.Tensor],
-        example_ids: Mapping[str, torch.Tensor],
-        logit_scale: torch.Tensor,
-        modality_loss_pairs: Sequence[LossPairSpec],
-    ) -> torch.Tensor:
-        """Compute the loss over the batches of all processes.
-
-        Parameters
-        ----------
-        embeddings : mapping of str to torch.Tensor
-            Normalised embeddings by mmlearn's name (``rgb_embedding``), shape ``(B, D)``.
-        example_ids : mapping of str to torch.Tensor
-            Under :data:`LABELS`: int64, shape ``(B,)``, -1 if unknown; see :meth:`labels_of`.
-        logit_scale : torch.Tensor
-            Scalar s.
-        modality_loss_pairs : sequence of LossPairSpec
-            Pairs of modalities and their weights.
-
-        Returns
-        -------
-        torch.Tensor
-            Scalar, the weighted sum over pairs.
-        """
-        targets = _targets(gather(example_ids[LABELS]))
-        names = {name for pair in modality_loss_pairs for name in pair.modalities}
-        gathered = {
-            name: gather(embeddings[Modalities.get_modality(name).embedding])
-            for name in sorted(names)  # every process gathers in the same order
-        }
-        total = torch.zeros((), device=targets.device)
-        for pair in modality_loss_pairs:
-            first, second = (gathered[name] for name in pair.modalities)
-            logits = logit_scale * first @ second.T
-            both_ways = F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)
-            total = total + pair.weight * both_ways / 2
-        return total
+    def _pair_loss(self, embeddings: _Pair, ids: _Pair, scale: torch.Tensor) -> torch.Tensor:
+        targets = _targets(ids[0])
+        logits = scale * embeddings[0] @ embeddings[1].T
+        return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
 def _targets(labels: torch.Tensor) -> torch.Tensor:
@@ -96,7 +119,7 @@ def _targets(labels: torch.Tensor) -> torch.Tensor:
     return same.float().fill_diagonal_(1)
 
 
-class ChunkedContrastiveLoss(nn.Module):
+class ChunkedContrastiveLoss(_GatheredLoss):
     r"""mmlearn's contrastive loss over all processes, a few rows of the similarities at a time.
 
     For the B pairs of specimens that have both modalities and their similarities
@@ -126,58 +149,17 @@ class ChunkedContrastiveLoss(nn.Module):
 
     def __init__(self, chunk_size: int = 1024) -> None:
         super().__init__()
-        if chunk_size < 1:
-            raise ValueError(f"`chunk_size` must be at least 1 row, but is {chunk_size}.")
+        check_at_least("chunk_size", chunk_size, 1)
         self.chunk_size = chunk_size
 
-    def forward(
-        self,
-        embeddings: Mapping[str, torch.Tensor],
-        example_ids: Mapping[str, torch.Tensor],
-        logit_scale: torch.Tensor,
-        modality_loss_pairs: Sequence[LossPairSpec],
-    ) -> torch.Tensor:
-        """Compute this process's share of the loss.
+    def _pair_loss(self, embeddings: _Pair, ids: _Pair, scale: torch.Tensor) -> torch.Tensor:
+        """Compute the terms of this process's rows, as many times as there are processes.
 
-        Parameters
-        ----------
-        embeddings : mapping of str to torch.Tensor
-            By mmlearn's name (``rgb_embedding``), shape ``(B, D)``. A modality that is missing
-            here must be missing in all processes; its pairs are left out.
-        example_ids : mapping of str to torch.Tensor
-            By modality (``rgb``), shape ``(B, 2)``: data set and specimen. Rows of two modalities
-            with the same ids are positives.
-        logit_scale : torch.Tensor
-            Scalar s.
-        modality_loss_pairs : sequence of LossPairSpec
-            Pairs of modalities and their weights.
-
-        Returns
-        -------
-        torch.Tensor
-            float32 scalar, the weighted sum over pairs of modalities.
+        Rows of two modalities with the same ids are positives.
         """
-        names = {name for pair in modality_loss_pairs for name in pair.modalities}
-        all_embeddings, all_ids = {}, {}
-        for name in sorted(names):  # every process gathers in the same order
-            local = embeddings.get(Modalities.get_modality(name).embedding)
-            if local is not None:
-                all_embeddings[name] = gather(local).float()
-                all_ids[name] = gather(example_ids[name])
-
-        total = torch.zeros((), device=logit_scale.device)
-        for pair in modality_loss_pairs:
-            if all(name in all_embeddings for name in pair.modalities):
-                first, second = pair.modalities
-                rows, columns = matching_rows(all_ids[first], all_ids[second])
-                paired = all_embeddings[first][rows], all_embeddings[second][columns]
-                total = total + pair.weight * self._share(*paired, logit_scale.float())
-        return total
-
-    def _share(
-        self, first: torch.Tensor, second: torch.Tensor, scale: torch.Tensor
-    ) -> torch.Tensor:
-        """Compute the terms of this process's rows, as many times as there are processes."""
+        rows_of_first, rows_of_second = matching_rows(*ids)
+        first = embeddings[0][rows_of_first].float()
+        second = embeddings[1][rows_of_second].float()
         positives = torch.arange(len(first), device=first.device).tensor_split(_processes())[
             _rank()
         ]
@@ -186,7 +168,7 @@ class ChunkedContrastiveLoss(nn.Module):
             own = rows.tensor_split(_processes())[_rank()].split(self.chunk_size)
             for chunk in zip(own, positives.split(self.chunk_size), strict=True):
                 total = total + checkpoint(
-                    _cross_entropy, *chunk, columns, scale, use_reentrant=False
+                    _cross_entropy, *chunk, columns, scale.float(), use_reentrant=False
                 )
         return _processes() * total / (2 * max(len(first), 1))
 

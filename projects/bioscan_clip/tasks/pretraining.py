@@ -16,10 +16,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from projects.bioscan_clip.arguments import check_at_least
 from projects.bioscan_clip.datasets.schema import TEXT_IDS
 from projects.bioscan_clip.datasets.transforms import finish_batch
-from projects.bioscan_clip.encoders import BarcodeBERT, TextEncoder
+from projects.bioscan_clip.encoders.barcode_bert import BarcodeBERT
 from projects.bioscan_clip.encoders.batches import in_eights
+from projects.bioscan_clip.encoders.text import TextEncoder
 from projects.bioscan_clip.tasks.checkpoints import (
     BASE_KEY,
     check_fit,
@@ -361,8 +363,7 @@ def encode_in_chunks(
 
 
 def _check_chunks(task: ContrastivePretraining, chunk_size: int) -> None:
-    if chunk_size < 1:
-        raise ValueError(f"`gradient_cache_chunk` must be at least 1, but is {chunk_size}.")
+    check_at_least("gradient_cache_chunk", chunk_size, 1)
     if task.auxiliary_tasks:
         raise ValueError(
             "`gradient_cache_chunk` cannot be combined with auxiliary tasks, which encode the "
