@@ -221,5 +221,5 @@ def test_windows_differ_from_epoch_to_epoch_and_agree_between_calls():
 
 
 def test_window_must_be_positive():
-    with pytest.raises(ValueError, match="`window` must be at least 1 row, but is 0"):
+    with pytest.raises(ValueError, match="`window` must be at least 1, but is 0"):
         WindowedSampler(range(5), window=0)

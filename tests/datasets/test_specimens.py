@@ -289,7 +289,7 @@ def test_column_of_another_shape(path):
 
 @pytest.mark.parametrize("size", [1, -3])
 def test_photos_too_small_for_an_encoder(path, size):
-    with pytest.raises(ValueError, match=rf"`image_size` must be at least 16 .* is {size}"):
+    with pytest.raises(ValueError, match=rf"`image_size` must be at least 16, but is {size}"):
         BIOSCANInsectDataset(path, SPLIT, image_size=size)
 
 

@@ -88,7 +88,7 @@ def test_pooling_is_what_it_says(tokens: torch.Tensor, pooling: str) -> None:
 
 
 def test_unknown_pooling() -> None:
-    with pytest.raises(ValueError, match="softmax_mean, hidden_mean"):
+    with pytest.raises(ValueError, match="one of 'softmax_mean', 'hidden_mean'"):
         _encoder(pooling="max")
 
 

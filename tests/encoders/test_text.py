@@ -66,7 +66,7 @@ def test_masked_mean_of_nothing_is_zero(folder: str, batch: dict[str, torch.Tens
 
 
 def test_unknown_pooling(folder: str) -> None:
-    with pytest.raises(ValueError, match="mean, masked_mean"):
+    with pytest.raises(ValueError, match="one of 'mean', 'masked_mean'"):
         TextEncoder(folder, pooling="max")
 
 

@@ -95,7 +95,7 @@ def test_autocast_costs_no_precision(dtype):
 
 
 def test_chunk_size_is_positive():
-    with pytest.raises(ValueError, match="`chunk_size` must be at least 1 row, but is 0"):
+    with pytest.raises(ValueError, match="`chunk_size` must be at least 1, but is 0"):
         ChunkedContrastiveLoss(0)
 
 

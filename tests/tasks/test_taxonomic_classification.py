@@ -241,7 +241,7 @@ def test_options_are_checked_when_the_task_is_built(tmp_path):
         ({"top_k": []}, "`top_k` must hold whole numbers from 1 on"),
         ({"top_k": [1, 0]}, "`top_k` must hold whole numbers from 1 on"),
         ({"top_k": ["1"]}, "`top_k` must hold whole numbers from 1 on"),
-        ({"search": "fast"}, "`search` must be exact or approximate, but is 'fast'"),
+        ({"search": "fast"}, "`search` must be one of 'exact', 'approximate', but is 'fast'"),
         ({"seen": []}, "`seen` must name one split or more"),
         ({"keys": [None]}, "`keys` must name one split or more"),
         ({"restrict_to": {"tribe": "Syrphini"}}, "'tribe' is not a rank"),

@@ -52,7 +52,7 @@ class _GatheredLoss(nn.Module):
         """
         names = {name for pair in modality_loss_pairs for name in pair.modalities}
         gathered = {
-            name: gather(embeddings[key])
+            name: gather(embeddings[key]).float()
             for name in sorted(names)  # every process gathers in the same order
             if (key := Modalities.get_modality(name).embedding) in embeddings
         }
@@ -68,7 +68,9 @@ class _GatheredLoss(nn.Module):
                     (gathered[first], gathered[second]),
                     (ids[first], ids[second]),
                 )
-                total = total + pair.weight * self._pair_loss(embedded, identities, logit_scale)
+                total = total + pair.weight * self._pair_loss(
+                    embedded, identities, logit_scale.float()
+                )
         return total
 
     def _pair_loss(self, embeddings: _Pair, ids: _Pair, scale: torch.Tensor) -> torch.Tensor:
@@ -158,8 +160,8 @@ class ChunkedContrastiveLoss(_GatheredLoss):
         Rows of two modalities with the same ids are positives.
         """
         rows_of_first, rows_of_second = matching_rows(*ids)
-        first = embeddings[0][rows_of_first].float()
-        second = embeddings[1][rows_of_second].float()
+        first = embeddings[0][rows_of_first]
+        second = embeddings[1][rows_of_second]
         positives = torch.arange(len(first), device=first.device).tensor_split(_processes())[
             _rank()
         ]
@@ -168,7 +170,7 @@ class ChunkedContrastiveLoss(_GatheredLoss):
             own = rows.tensor_split(_processes())[_rank()].split(self.chunk_size)
             for chunk in zip(own, positives.split(self.chunk_size), strict=True):
                 total = total + checkpoint(
-                    _cross_entropy, *chunk, columns, scale.float(), use_reentrant=False
+                    _cross_entropy, *chunk, columns, scale, use_reentrant=False
                 )
         return _processes() * total / (2 * max(len(first), 1))
 
