@@ -68,10 +68,21 @@ def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
 def test_lines_where_there_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    times = iter([0.0, 10.0, 40.0, 50.0])
+    """How long the first took to come says nothing about the others."""
+    times = iter([0.0, 40.0, 50.0, 80.0, 2000.0])
     monkeypatch.setattr("time.monotonic", lambda: next(times))
     with files.progress("Reading", 100) as advance:
-        advance(10)
-        advance(10)
-        advance()
-    assert capsys.readouterr().err == "Reading: 20%, 3 min left\n"
+        for count in (10, 1, 9, 79):
+            advance(count)
+    assert capsys.readouterr().err.splitlines() == [
+        "Reading: 10%",
+        "Reading: 20%, 5 min left",
+        "Reading: 99%, 22 s left",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(29, "29 s"), (61, "1 min"), (3599, "1 h 0 min"), (7500, "2 h 5 min")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert files.duration(seconds) == text

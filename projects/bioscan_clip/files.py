@@ -113,20 +113,30 @@ def progress(description: str, total: int, unit: str = "") -> Iterator[Advance]:
         with _bar(description, total, unit) as advance:
             yield advance
         return
-    done, start = 0, time.monotonic()
-    printed = start
+    done, printed = 0, time.monotonic()
+    first: tuple[float, int] | None = None  # processes that do the work take their time to start
 
     def advance_and_print(count: int = 1) -> None:
-        nonlocal done, printed
+        nonlocal done, printed, first
         done += count
         now = time.monotonic()
+        first = first or (now, done)
         if now - printed >= _SECONDS_BETWEEN_LINES:
             printed = now
-            left = (now - start) * (total - done) / max(done, 1)
+            seconds, since = now - first[0], done - first[1]
+            left = f", {duration(seconds * (total - done) / since)} left" if since else ""
             share = f"{100 * done / max(total, 1):.0f}%"
-            print(f"{description}: {share}, {left / 60:.0f} min left", file=sys.stderr, flush=True)
+            print(f"{description}: {share}{left}", file=sys.stderr, flush=True)
 
     yield advance_and_print
+
+
+def duration(seconds: float) -> str:
+    """Say how long something takes, as one would."""
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 @contextmanager

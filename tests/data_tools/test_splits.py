@@ -190,3 +190,19 @@ def test_lists_are_replaced_only_with_force(tmp_path):
     assert lists(tmp_path) == before
     split_table(tmp_path / "table.csv", tmp_path, seed=1, force=True)
     assert lists(tmp_path) != before
+
+
+def test_a_full_disk_leaves_all_lists_as_they_were(tmp_path, monkeypatch):
+    table_of([12, 3], 2).to_csv(tmp_path / "table.csv", index=False)
+    split_table(tmp_path / "table.csv", tmp_path)
+    before, names, write = lists(tmp_path), set(tmp_path.iterdir()), pd.Series.to_csv
+
+    def fill_the_disk(ids, path, **options):
+        write(ids, path, **options)
+        if path.name.startswith("test_seen"):
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(pd.Series, "to_csv", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        split_table(tmp_path / "table.csv", tmp_path, seed=1, force=True)
+    assert (lists(tmp_path), set(tmp_path.iterdir())) == (before, names)

@@ -3,13 +3,12 @@ import re
 import sys
 import warnings
 
-import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from torch.utils.data import DataLoader
 
-from projects.bioscan_clip.tasks.progress import ProgressLines, duration
+from projects.bioscan_clip.tasks.progress import ProgressLines
 from projects.bioscan_clip.tasks.resuming import ResumingTrainer
 
 
@@ -48,8 +47,8 @@ def fit(folder, **options) -> Trainer:
 def test_lines_where_there_is_no_terminal(tmp_path, capfd):
     loss = fit(tmp_path).callback_metrics["train/loss"]
     lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("epoch")]
-    step = rf"loss {loss:.4f}, [\d,]+ specimens/s, 0 s left"
-    epoch = rf"train/loss {loss:.4f}, val/loss 2\.5000, 0 s left"
+    step = rf"loss {loss:.4f}, [\d,]+ specimens/s, \d+ s left"
+    epoch = rf"train/loss {loss:.4f}, val/loss 2\.5000, \d+ s left"
     expected = [
         *(rf"epoch 1/2, step {number}/5: {step}" for number in (2, 4)),
         rf"epoch 1/2: {epoch}",
@@ -73,14 +72,9 @@ def test_a_normal_run_is_quiet(tmp_path, caplog):
     with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.INFO):
         trainer = fit(tmp_path, enable_progress_bar=False)
         trainer.print("the whole configuration")
+        logging.getLogger("faiss.loader").info("Could not load library with AVX512 support")
     assert not [str(one.message) for one in caught if "LeafSpec" in str(one.message)]
     assert "litlogger" not in caplog.text
     assert "litmodels" not in caplog.text
     assert "configuration" not in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(29, "29 s"), (61, "1 min"), (3599, "1 h 0 min"), (7500, "2 h 5 min")]
-)
-def test_durations(seconds, text):
-    assert duration(seconds) == text
+    assert "AVX512" not in caplog.text

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
@@ -144,7 +145,8 @@ def split_table(
     ValueError
         If a column is missing, ids are missing or not unique, or no species is named.
     OSError
-        If the table cannot be read, or a list is there and not `force`.
+        If the table cannot be read, a list is there and not `force`, or the disk is full: then
+        all lists are as they were.
     """
     lists = {name: out / f"{name}.txt" for name in (*BASE_SPLITS, *UNIONS)}
     for path in lists.values():
@@ -154,8 +156,13 @@ def split_table(
     # In the lists, `no_split` is without `single_species`, which the data file puts into it.
     members: dict[str, tuple[str, ...]] = UNIONS | {name: (name,) for name in BASE_SPLITS}
     splits = {name: table[base.isin(parts)] for name, parts in members.items()}
-    for name, rows in splits.items():
-        write_whole(lists[name], partial(rows["id"].to_csv, index=False, header=False))
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".unfinished-", dir=out) as folder:  # all lists or none
+        for name, rows in splits.items():
+            write = partial(rows["id"].to_csv, index=False, header=False)
+            write_whole(Path(folder, lists[name].name), write)
+        for path in lists.values():
+            Path(folder, path.name).replace(path)
     counts = {name: (len(rows), rows["species"].nunique()) for name, rows in splits.items()}
     return pd.DataFrame.from_dict(counts, orient="index", columns=["specimens", "species"])
 

@@ -9,6 +9,8 @@ from typing import Any, Final
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from projects.bioscan_clip.files import duration
+
 _KNOWN_WARNINGS: Final = (
     r".*isinstance\(treespec, LeafSpec\)",  # between Lightning and PyTorch
     r".*distributed.nn.functional.all_gather is deprecated",  # in mmlearn's loss
@@ -24,6 +26,7 @@ def silence_others() -> None:
         warnings.filterwarnings("ignore", message)
     for name in ("lightning.pytorch", "pytorch_lightning"):
         logging.getLogger(f"{name}.utilities.rank_zero").addFilter(_is_no_advertisement)
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # which processors it would like better
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
@@ -124,11 +127,3 @@ def _batches(trainer: Trainer, of_this_epoch: float) -> float:
 def _specimens(batch: Any) -> int:
     tensors = batch.values() if isinstance(batch, dict) else [batch]
     return next((len(one) for one in tensors if isinstance(one, torch.Tensor)), 0)
-
-
-def duration(seconds: float) -> str:
-    """Say how long something takes, as one would."""
-    minutes = round(seconds / 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
