@@ -11,10 +11,8 @@ import cloudpickle
 import mmlearn.cli.run
 import pytest
 import torch
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.utils import instantiate
-from hydra_zen import store
 from omegaconf import OmegaConf, open_dict
 from transformers import BertConfig, BertModel
 
@@ -25,14 +23,6 @@ from projects.bioscan_clip.tasks import LabelAwareContrastiveLoss
 SEARCH_PATH = "hydra.searchpath=[pkg://projects.bioscan_clip.configs]"
 ROOT = str(Path(__file__).parents[2])
 FULL_SIZE = ("bioscan_1m", "bioscan_5m")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _hydra():
-    store.add_to_hydra_store(overwrite_ok=True)
-    with initialize_config_module("mmlearn.conf", version_base=None):
-        yield
-    GlobalHydra.instance().clear()
 
 
 def composed(experiment: str, *overrides: str):

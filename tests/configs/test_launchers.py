@@ -4,11 +4,9 @@ import subprocess
 
 import pytest
 import submitit
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.utils import instantiate
-from hydra_zen import store
 from submitit.slurm.slurm import SlurmExecutor
 
 COMMON = {
@@ -24,14 +22,6 @@ PRESETS = {
     "slurm_node": {"--nodes=1", "--gpus-per-node=4", "--ntasks-per-node=4", "--mem=128GB"},
     "slurm_nodes": {"--nodes=3", "--gpus-per-node=4", "--ntasks-per-node=4", "--mem=128GB"},
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _hydra():
-    store.add_to_hydra_store(overwrite_ok=True)
-    with initialize_config_module("mmlearn.conf", version_base=None):
-        yield
-    GlobalHydra.instance().clear()
 
 
 def composed(*overrides: str):

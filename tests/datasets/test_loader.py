@@ -14,6 +14,7 @@ from torch.utils.data.distributed import DistributedSampler
 from projects.bioscan_clip.datasets.loader import SpecimenLoader, WindowedSampler
 from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
 from projects.bioscan_clip.datasets.transforms import finish_batch
+from tests.trainers import QUIET
 
 BATCH = 16
 
@@ -130,11 +131,8 @@ def fit(path, folder, resume_from=None, **options) -> Recorder:
     model = Recorder()
     checkpoints = ModelCheckpoint(folder, every_n_train_steps=5, save_top_k=-1, filename="{step}")
     trainer = L.Trainer(
-        accelerator="cpu",
+        **QUIET,
         callbacks=[checkpoints],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         **options,
     )
     trainer.fit(model, training_loader(path, seed=0, num_workers=1), ckpt_path=resume_from)

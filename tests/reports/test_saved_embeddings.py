@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from projects.bioscan_clip.datasets.schema import EVALUATION_SPLITS, RANKS
 from projects.bioscan_clip.datasets.taxonomy import taxon_code
 from projects.bioscan_clip.reports import saved_embeddings
 from projects.bioscan_clip.reports.saved_embeddings import load_embeddings, save_embeddings
@@ -19,20 +20,7 @@ NAMES = np.array(
         ["Coléoptera".encode(), b"Carabidae", b"Carabus", b"Carabus auratus"],
     ]
 )
-RANKS = ("order", "family", "genus", "species")
 LABELS = torch.tensor([[taxon_code(name) for name in row] for row in NAMES])
-
-
-SPLITS = {
-    "test": {
-        "keys": "all_keys",
-        "seen": "test_seen",
-        "unseen": "test_unseen",
-        "tuning_seen": "val_seen",
-        "tuning_unseen": "val_unseen",
-    },
-    "val": {"keys": "all_keys", "seen": "val_seen", "unseen": "val_unseen"},
-}
 
 
 def make_sets(splits):
@@ -54,10 +42,10 @@ def make_sets(splits):
 @pytest.mark.parametrize(
     ("stage", "splits"),
     [
-        ("test", SPLITS["test"]),
-        ("val", SPLITS["val"]),
+        ("test", EVALUATION_SPLITS["test"]),
+        ("val", EVALUATION_SPLITS["val"]),
         # A test may score validation data, keys may be of several splits, or be queries too.
-        ("test", SPLITS["val"]),
+        ("test", EVALUATION_SPLITS["val"]),
         ("test", {"keys": "seen_keys + val_unseen_keys", "unseen": "val_unseen"}),
         ("val", {"keys": "val_seen", "seen": "val_seen"}),
     ],
@@ -81,7 +69,7 @@ def test_round_trip(tmp_path, stage, splits):
 
 def test_groups_are_named_after_splits(tmp_path):
     """As the data file names them, not after the stage: a test may score validation data."""
-    with h5py.File(save_embeddings(make_sets(SPLITS["val"]), "test", tmp_path)) as file:
+    with h5py.File(save_embeddings(make_sets(EVALUATION_SPLITS["val"]), "test", tmp_path)) as file:
         assert set(file) == {"all_keys", "val_seen", "val_unseen"}
 
 

@@ -19,6 +19,7 @@ from projects.bioscan_clip.tasks.checkpoints import (
     CheckpointWithinEpochs,
     newest_checkpoint,
 )
+from tests.trainers import QUIET
 
 WEIGHTS = 50_000
 
@@ -222,12 +223,9 @@ def test_checkpoints_within_epochs_wait_for_a_step_and_leave_an_epochs_last_one(
         train_time_interval=timedelta(0),
     )
     trainer = L.Trainer(
-        accelerator="cpu",
+        **QUIET,
         accumulate_grad_batches=2,
         callbacks=[callback],
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        logger=False,
         max_epochs=2,
         plugins=[AtomicCheckpointIO()],
     )

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from projects.bioscan_clip.tasks import BioscanPretraining, pretraining
 from tests import distributed
+from tests.trainers import QUIET
 
 BATCH, DIM = 14, 8
 MODALITIES = ("rgb", "dna", "text")
@@ -148,13 +149,10 @@ def trained(folder, chunk: int | None) -> BioscanPretraining:
     trained = task(chunk)
     trained.encoders["rgb"].first = nn.Linear(3 * 2 * 2, 32)
     trainer = L.Trainer(
-        accelerator="cpu",
+        **QUIET,
         max_epochs=1,
         gradient_clip_val=0.5,
-        logger=False,
         enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
     )
     loaders = [DataLoader([given] * 2, batch_size=None) for _ in range(2)]

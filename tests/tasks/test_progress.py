@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from projects.bioscan_clip.tasks.progress import ProgressLines
 from projects.bioscan_clip.tasks.resuming import ResumingTrainer
+from tests.trainers import QUIET
 
 
 class Model(BoringModel):
@@ -25,19 +26,16 @@ class Model(BoringModel):
         return torch.optim.SGD(self.parameters(), lr=0)
 
 
-def fit(folder, **options) -> Trainer:
+def fit(folder, bar=True) -> Trainer:
     trainer = ResumingTrainer(
-        accelerator="cpu",
+        **QUIET | {"enable_progress_bar": bar},
         max_epochs=2,
         limit_val_batches=1,
         num_sanity_val_steps=0,
         log_every_n_steps=2,
-        logger=False,
         enable_checkpointing=False,
-        enable_model_summary=False,
         default_root_dir=folder,
         callbacks=[ProgressLines()],
-        **options,
     )
     loader = DataLoader(torch.ones(20, 32), batch_size=4)
     trainer.fit(Model(), loader, loader)
@@ -61,7 +59,7 @@ def test_lines_where_there_is_no_terminal(tmp_path, capfd):
 
 
 def test_none_in_a_terminal_or_without_a_progress_bar(tmp_path, capfd, monkeypatch):
-    fit(tmp_path, enable_progress_bar=False)
+    fit(tmp_path, bar=False)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     fit(tmp_path)
     assert "specimens/s" not in capfd.readouterr().out
@@ -70,7 +68,7 @@ def test_none_in_a_terminal_or_without_a_progress_bar(tmp_path, capfd, monkeypat
 def test_a_normal_run_is_quiet(tmp_path, caplog):
     """No warnings, no advertisements, and the configuration is not printed."""
     with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.INFO):
-        trainer = fit(tmp_path, enable_progress_bar=False)
+        trainer = fit(tmp_path, bar=False)
         trainer.print("the whole configuration")
         logging.getLogger("faiss.loader").info("Could not load library with AVX512 support")
     assert not [str(one.message) for one in caught if "LeafSpec" in str(one.message)]

@@ -5,6 +5,7 @@ there), which adds the entries below to its config store; the YAML files beside 
 """
 
 import copyreg
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Final
 
@@ -33,13 +34,17 @@ _SAMPLE_IMAGE_SIZE: Final = 80
 _OUTPUT_DIR: Final = II("hydra:runtime.output_dir")
 
 
-def _store_encoder(
-    encoder: type, name: str, targets: list[str], saved: list[str] | None = None, **arguments: Any
-) -> None:
-    """Store an encoder with LoRA at rank 4 and PEFT's default alpha; the group `lora` refines it.
+# Of each encoder, the layers that get adapters and those that are trained in full.
+_ADAPTED: Final[Mapping[type, tuple[list[str], list[str] | None]]] = {
+    TimmViT: (["qkv"], ["head"]),
+    BarcodeBERT: (["query", "value"], ["decoder"]),
+    TextEncoder: (["query", "value"], None),
+}
 
-    `targets` get adapters, `saved` are trained in full.
-    """
+
+def _store_encoder(encoder: type, name: str, **arguments: Any) -> None:
+    """Store an encoder with LoRA at rank 4 and PEFT's default alpha; group `lora` refines it."""
+    targets, saved = _ADAPTED[encoder]
     lora = builds(LoraConfig, r=4, lora_alpha=8, target_modules=targets, modules_to_save=saved)
     external_store(
         encoder,
@@ -66,16 +71,12 @@ def _store_encoders() -> None:
     _store_encoder(
         TimmViT,
         "timm-vit-lora",
-        ["qkv"],
-        saved=["head"],
         model_name="vit_base_patch16_224",
         projection_dim=768,
     )
     _store_encoder(
         BarcodeBERT,
         "barcode-bert-lora",
-        ["query", "value"],
-        saved=["decoder"],
         vocab_size=1027,
         projection_dim=768,
         # Null would mean to train from scratch, which must not happen by an unset variable.
@@ -84,7 +85,6 @@ def _store_encoders() -> None:
     _store_encoder(
         TextEncoder,
         "bert-small-lora",
-        ["query", "value"],
         model_name_or_path="prajjwal1/bert-small",
     )
     _store_text_head("text-head", width=512)
@@ -95,8 +95,6 @@ def _store_sample_encoders() -> None:
     _store_encoder(
         TimmViT,
         "vit-sample",
-        ["qkv"],
-        saved=["head"],
         model_name="vit_tiny_r_s16_p8_224",
         projection_dim=128,
         pretrained=False,
@@ -112,8 +110,6 @@ def _store_sample_encoders() -> None:
     _store_encoder(
         BarcodeBERT,
         "barcode-bert-sample",
-        ["query", "value"],
-        saved=["decoder"],
         vocab_size=1027,
         projection_dim=128,
         model_config_kwargs={
@@ -128,7 +124,6 @@ def _store_sample_encoders() -> None:
     _store_encoder(
         TextEncoder,
         "bert-sample",
-        ["query", "value"],
         model_name_or_path=BERT_SAMPLE,
         pretrained=False,
     )

@@ -69,10 +69,8 @@ class Report:
 
     Attributes
     ----------
-    path : pathlib.Path
-        The file.
-    size : int
-        Its bytes.
+    path, size
+        The file, and how many bytes it has.
     layout : str
         The published file whose splits are most like its: ``BIOSCAN-1M`` or ``BIOSCAN-5M``.
     splits : dict of str to SplitReport
@@ -127,10 +125,8 @@ def verify(
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not HDF5, is incomplete, or is being written by another program.
+    FileNotFoundError, ValueError
+        If it cannot be opened; see :func:`~projects.bioscan_clip.datasets.hdf5.open_file`.
     OSError
         If a process that decodes photos is killed.
     """

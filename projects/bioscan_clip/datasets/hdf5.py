@@ -330,12 +330,7 @@ class HDF5Split:
         return self._column(column).read(rows)
 
     def read_jpegs(self, rows: IntArray) -> list[npt.NDArray[np.uint8]]:
-        """Read the JPEG bytes of specimens' photos.
-
-        Parameters
-        ----------
-        rows : numpy.ndarray
-            int64, shape ``(B,)``, in any order.
+        """Read the JPEG bytes of specimens' photos; `rows` as for :meth:`Column.read`.
 
         Returns
         -------

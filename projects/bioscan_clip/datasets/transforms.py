@@ -157,10 +157,8 @@ def training_view(photo: torch.Tensor, image_size: int, drawn: Augmentation) -> 
 
     Parameters
     ----------
-    photo : torch.Tensor
-        uint8, shape ``(3, H, W)``.
-    image_size : int
-        Side of the result in pixels.
+    photo, image_size
+        As for :func:`evaluation_view`.
     drawn : Augmentation
         The part to keep; its pose is left to :func:`finish`.
 
