@@ -117,6 +117,18 @@ def test_one_word_changes_all_data_and_a_longer_one_some():
     assert variables(config) == ["BIOSCAN_5M_HDF5"] + ["BIOSCAN_1M_HDF5"] * 8
 
 
+def test_photos_have_the_size_that_their_encoder_takes():
+    for experiment, options, size in (
+        ("bioscan_1m", (), 224),
+        ("bioscan_1m", ("+task.encoders.rgb.model_kwargs={img_size: 160}",), 160),
+        ("bioscan_sample", (), 80),
+        ("bioscan_sample", ("data=BIOSCAN-1M",), 80),
+    ):
+        config = composed(experiment, *options)
+        datasets = [config.datasets.train, *evaluated(config)]
+        assert {dataset.image_size for dataset in datasets} == {size}
+
+
 def test_the_search_path_may_also_be_given():
     assert composed("bioscan_1m", SEARCH_PATH) == composed("bioscan_1m")
 

@@ -30,7 +30,6 @@ from projects.bioscan_clip.tasks.losses import ChunkedContrastiveLoss, LabelAwar
 from projects.bioscan_clip.tasks.pretraining import BioscanPretraining
 from projects.bioscan_clip.tasks.taxonomic_classification import TaxonomicClassification
 
-_SAMPLE_IMAGE_SIZE: Final = 80
 _OUTPUT_DIR: Final = II("hydra:runtime.output_dir")
 
 
@@ -98,9 +97,9 @@ def _store_sample_encoders() -> None:
         model_name="vit_tiny_r_s16_p8_224",
         projection_dim=128,
         pretrained=False,
-        # A convolutional stem learns from few photos; see BIOSCAN-sample for their size.
+        # A convolutional stem learns from few photos.
         model_kwargs={
-            "img_size": _SAMPLE_IMAGE_SIZE,
+            "img_size": 80,
             "patch_size": 4,
             "embed_dim": 128,
             "depth": 3,
@@ -140,10 +139,10 @@ def _store_data() -> None:
             part: {"split": split, "for_training": False} for part, split in parts.items()
         }
         places += [f"{stage}.{part}" for part in parts]
-    for name, variable, default, image_size in (
-        ("BIOSCAN-1M", "BIOSCAN_1M_HDF5", "null", 224),
-        ("BIOSCAN-5M", "BIOSCAN_5M_HDF5", "null", 224),
-        ("BIOSCAN-sample", "BIOSCAN_SAMPLE_HDF5", "data/bioscan_sample.hdf5", _SAMPLE_IMAGE_SIZE),
+    for name, variable, default in (
+        ("BIOSCAN-1M", "BIOSCAN_1M_HDF5", "null"),
+        ("BIOSCAN-5M", "BIOSCAN_5M_HDF5", "null"),
+        ("BIOSCAN-sample", "BIOSCAN_SAMPLE_HDF5", "data/bioscan_sample.hdf5"),
     ):
         external_store(
             BIOSCANInsectDataset,
@@ -153,7 +152,7 @@ def _store_data() -> None:
             path_variable=variable,
             split=MISSING,
             tokenizer=builds(KmerTokenizer, populate_full_signature=True),
-            image_size=image_size,
+            image_size=II("oc.select:task.encoders.rgb.model_kwargs.img_size,224"),
         )
         defaults = [*({f"/datasets@{place}": name} for place in places), "_self_"]
         external_store({"defaults": defaults} | splits, group="data", name=name, package="datasets")
