@@ -20,7 +20,7 @@ from timing import QUICK
 from torch import nn
 from torch.nn import functional as F
 
-from projects.bioscan_clip.datasets.barcodes import augment_barcode
+from projects.bioscan_clip.datasets.barcodes import AUGMENTATIONS, augment_barcode
 from projects.bioscan_clip.datasets.hdf5 import HDF5Split
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
@@ -70,7 +70,9 @@ def train(path: Path, augment: bool) -> BarcodeBERT:
             rows = order[start : start + BATCH]
             barcodes = split.read(BARCODE, rows).tolist()
             if augment:
-                barcodes = [augment_barcode(barcode, rng) for barcode in barcodes]
+                barcodes = [
+                    augment_barcode(barcode, rng, AUGMENTATIONS["shifted"]) for barcode in barcodes
+                ]
             names = {
                 "text": torch.from_numpy(split.read(TEXT_IDS, rows)),
                 "text_attention_mask": torch.from_numpy(split.read(TEXT_MASK, rows)),

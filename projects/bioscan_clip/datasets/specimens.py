@@ -1,7 +1,8 @@
 """The dataset of specimens: photo, barcode and taxonomic name of each."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,12 @@ from mmlearn.datasets.core import Example
 from torch.utils.data import Dataset, get_worker_info
 
 from projects.bioscan_clip.arguments import check_at_least, check_choice
-from projects.bioscan_clip.datasets.barcodes import augment_barcode
+from projects.bioscan_clip.datasets.barcodes import (
+    AUGMENTATIONS,
+    CORRUPTIONS,
+    augment_barcode,
+    damage_barcode,
+)
 from projects.bioscan_clip.datasets.hdf5 import BadRowError, HDF5Split, IntArray
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
@@ -73,9 +79,11 @@ class BIOSCANInsectDataset(Dataset[Example]):
     on_bad_image : {"raise", "skip"}, optional
         What an undecodable photo does: end the run with an error that names it, or be replaced by
         the next specimen and logged. Defaults to ``"skip"`` for training, else ``"raise"``.
-    barcode_augmentation : bool, default=False
-        Whether barcodes are cut, shifted and mutated in training; see :func:`augment_barcode`. The
-        published recipe does not.
+    barcode_augmentation : {"placed", "shifted"} or bool, default=False
+        How every other barcode is damaged in training: by false bases, runs of N and missing ends;
+        or by cuts, primers and false bases, so that it is read in another frame (also true). See
+        :data:`~projects.bioscan_clip.datasets.barcodes.AUGMENTATIONS`. The published recipe shows
+        all as they are.
     path_variable : str, optional
         Environment variable that users set to the file's path; named in the error when
         `path_to_hdf5_file` is None.
@@ -99,7 +107,7 @@ class BIOSCANInsectDataset(Dataset[Example]):
         tokenizer: KmerTokenizer | None = None,
         image_size: int = 224,
         on_bad_image: Literal["raise", "skip"] | None = None,
-        barcode_augmentation: bool = False,
+        barcode_augmentation: Literal["placed", "shifted"] | bool = False,
         path_variable: str | None = None,
     ) -> None:
         if path_to_hdf5_file is None or not Path(path_to_hdf5_file).name:  # an empty variable
@@ -112,6 +120,8 @@ class BIOSCANInsectDataset(Dataset[Example]):
         check_choice("image_input_type", image_input_type, ("image", "feature"))
         check_choice("dna_input_type", dna_input_type, ("sequence", "feature"))
         check_choice("on_bad_image", on_bad_image, ("raise", "skip", None))
+        kind = "shifted" if barcode_augmentation is True else barcode_augmentation or None
+        check_choice("barcode_augmentation", kind, (*AUGMENTATIONS, None))
         if barcode_augmentation and not (for_training and dna_input_type == "sequence"):
             raise ValueError(
                 "`barcode_augmentation` is for training on barcodes: set it for the training split "
@@ -121,7 +131,7 @@ class BIOSCANInsectDataset(Dataset[Example]):
         self.on_bad_image = on_bad_image or ("skip" if for_training else "raise")
         self.tokenizer = tokenizer or KmerTokenizer()
         self.for_training = for_training
-        self.barcode_augmentation = barcode_augmentation
+        self._most_damage = AUGMENTATIONS[kind] if kind else None
         self.image_size = image_size
         self._image_column = IMAGE if image_input_type == "image" else IMAGE_FEATURES
         self._dna_column = BARCODE if dna_input_type == "sequence" else DNA_FEATURES
@@ -147,6 +157,24 @@ class BIOSCANInsectDataset(Dataset[Example]):
     def read_jpeg(self, row: int) -> bytes:
         """Read the JPEG bytes of one specimen's photo."""
         return self._split.read_jpegs(np.array([row]))[0].tobytes()
+
+    def read_corrupted_barcodes(self, rows: IntArray, corruption: str) -> torch.Tensor:
+        """Read tokens of damaged barcodes; a specimen's damage is always the same.
+
+        Parameters
+        ----------
+        rows : numpy.ndarray
+            int64, shape ``(N,)``.
+        corruption : str
+            One of :data:`~projects.bioscan_clip.datasets.barcodes.CORRUPTIONS`.
+
+        Returns
+        -------
+        torch.Tensor
+            int64, shape ``(N, 133)``.
+        """
+        change = partial(damage_barcode, damage=CORRUPTIONS[corruption])
+        return self._read_changed(rows, change, tuple(corruption.encode()))
 
     def describe(self, row: int) -> str:
         """Return file, split and row of a specimen, for messages."""
@@ -240,11 +268,20 @@ class BIOSCANInsectDataset(Dataset[Example]):
     def _read_dna(self, rows: IntArray, seed: tuple[int, ...]) -> torch.Tensor:
         if self._dna_column == DNA_FEATURES:
             return self._read_features(DNA_FEATURES, rows)
-        barcodes = self._split.read(BARCODE, rows)
-        if not self.barcode_augmentation:
-            return self.tokenizer(barcodes)
-        rngs = (np.random.default_rng((*seed, row, _OF_BARCODES)) for row in rows.tolist())
-        return self.tokenizer(list(map(augment_barcode, barcodes.tolist(), rngs)))
+        if self._most_damage is None:
+            return self.tokenizer(self._split.read(BARCODE, rows))
+        change = partial(augment_barcode, most=self._most_damage)
+        return self._read_changed(rows, change, (*seed, _OF_BARCODES))
+
+    def _read_changed(
+        self,
+        rows: IntArray,
+        change: Callable[[bytes, np.random.Generator], bytes],
+        seed: tuple[int, ...],
+    ) -> torch.Tensor:
+        rngs = (np.random.default_rng((*seed, row)) for row in rows.tolist())
+        barcodes = self._split.read(BARCODE, rows).tolist()
+        return self.tokenizer(list(map(change, barcodes, rngs)))
 
     def _read_features(self, column: str, rows: IntArray) -> torch.Tensor:
         features = self._split.read(column, rows).astype(np.float32)
