@@ -180,6 +180,38 @@ def test_mistakes_and_decisions_are_shown(evaluation, page_of):
     assert "AUROC 0.876, threshold 0.531" in page.text
 
 
+def test_damaged_barcodes_have_a_plot_and_a_table(evaluation, specimens, page_of):
+    assert "Damaged barcodes" not in page_of(evaluation).text
+    noise = np.random.default_rng(0)
+    sets = {"keys": specimens["keys"]} | {
+        split: replace(
+            specimens[split],
+            corrupted={
+                name: specimens[split].dna
+                + torch.from_numpy(noise.normal(size=specimens[split].dna.shape))
+                for name in ("bases_10", "bases_1")
+            },
+        )
+        for split in ("seen", "unseen")
+    }
+    damaged = evaluate(sets)
+    page = page_of(damaged)
+    assert "Damaged barcodes" in page.text
+    numbers = damaged.numbers()
+    for label, query in {
+        "as they are": "dna",
+        "1% false bases": "dna_bases_1",
+        "10% false bases": "dna_bases_10",
+    }.items():
+        (cells,) = [row[1:] for row in page.tables[1] if row[0] == label]
+        expected = [
+            f"{100 * numbers[f'{query}_to_dna/{split}/micro/top1/{rank}']:.1f}"
+            for rank in RANKS
+            for split in ("seen", "unseen", "harmonic")
+        ]
+        assert cells[:11] == expected[:11]  # the parser adds what follows a table to its last cell
+
+
 def test_names_are_text_and_not_html(evaluation, tmp_path):
     odd = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     named = {}

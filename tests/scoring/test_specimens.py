@@ -16,6 +16,7 @@ def make(count: int, name: str = "a", **changes: object) -> Specimens:
         "read_photo": lambda row: f"{name}{row}".encode(),
         "is_seen": torch.arange(count) % 2 == 0,
         "splits": (name,),
+        "corrupted": {"bases_5": torch.arange(float(count))[:, None]},
     }
     return Specimens(**{**parts, **changes})
 
@@ -25,6 +26,7 @@ def test_rows_stay_together(rows: torch.Tensor) -> None:
     chosen = make(4)[rows]
     expected = [3, 1] if rows.dtype != torch.bool else [1, 3]
     assert chosen.rgb[:, 0].tolist() == expected
+    assert chosen.corrupted["bases_5"][:, 0].tolist() == expected
     assert chosen.labels[:, 0].tolist() == [4 * row for row in expected]
     assert chosen.table["sampleid"].tolist() == [f"a{row}" for row in expected]
     assert [chosen.read_photo(row) for row in range(2)] == [f"a{row}".encode() for row in expected]
@@ -37,7 +39,7 @@ def test_sets_put_together() -> None:
     assert both.table["sampleid"].tolist() == ids
     assert [both.read_photo(row).decode() for row in range(5)] == ids
     assert both.splits == ("a", "b")
-    assert len(both) == len(both.rgb) == len(both.is_seen) == 5
+    assert len(both) == len(both.rgb) == len(both.is_seen) == len(both.corrupted["bases_5"]) == 5
 
 
 def test_what_one_set_lacks_is_left_out() -> None:

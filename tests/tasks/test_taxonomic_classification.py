@@ -34,6 +34,8 @@ SIZES = {"all_keys": 40, "test_seen": 15, "test_unseen": 13}
 class Specimens(Dataset):
     """Random photo and barcode vectors, and labels, of one split."""
 
+    has_barcodes = True
+
     def __init__(self, split: str, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.split = split
@@ -54,6 +56,9 @@ class Specimens(Dataset):
             }
         )
 
+    def read_corrupted_barcodes(self, rows, corruption: str) -> torch.Tensor:
+        return torch.from_numpy(self.dna[rows] + 0.02 * len(corruption) * rows[:, None])
+
 
 class Identity(nn.Module):
     """Passes its modality through; has a weight so that there is something to train."""
@@ -65,6 +70,13 @@ class Identity(nn.Module):
 
     def forward(self, inputs):
         return (inputs[self.modality] * self.scale,)
+
+
+class Flattened(nn.Module):
+    """Takes eight numbers, of which turns and flips make others, of each photo."""
+
+    def forward(self, encoded):
+        return (encoded[0].flatten(1)[:, [0, 1, 2, 5, 16, 19]],)
 
 
 @pytest.fixture
@@ -233,6 +245,51 @@ def test_report_of_a_test(tmp_path, splits):
     assert named == pytest.approx(saved)
 
 
+def test_damaged_barcodes_are_scored_against_whole_ones(tmp_path, splits):
+    options = {"corruption": ["bases_5", "shifted"], "top_k": [1]}
+    trainer(tmp_path).test(task(tmp_path, **options), loader(splits))
+    saved = json.loads((tmp_path / "metrics.json").read_text())
+    keys = {"dna": splits[0].dna, "labels": splits[0].labels}
+    for name in options["corruption"]:
+        queries = {
+            role: {
+                "dna": split.read_corrupted_barcodes(np.arange(len(split)), name),
+                "labels": split.labels,
+            }
+            for role, split in zip(("seen", "unseen"), splits[1:], strict=True)
+        }
+        for number, value in evaluate_embeddings(keys, queries, top_k=[1]).items():
+            if "dna_to_dna" in number and "mistake" not in number:
+                damaged = number.replace("dna_to", f"dna_{name}_to")
+                assert saved[f"test/{damaged}"] == pytest.approx(value, abs=1e-6)
+
+
+def test_features_cannot_be_damaged(tmp_path, splits):
+    splits[1].has_barcodes = False
+    with pytest.raises(ValueError, match="Barcodes cannot be damaged"):
+        trainer(tmp_path).test(task(tmp_path, corruption="all"), loader(splits))
+
+
+def test_photos_are_known_however_they_lie(tmp_path, splits):
+    """Every query is a key's photo, turned or flipped."""
+    rng = np.random.default_rng(0)
+    keys = rng.normal(size=(SIZES["all_keys"], 3, 4, 4)).astype(np.float32)
+    ways = (lambda p: np.rot90(p, 1, (1, 2)), lambda p: p[:, :, ::-1], lambda p: p.swapaxes(1, 2))
+    splits[0].rgb = keys
+    for split in splits[1:]:
+        split.labels = splits[0].labels[: len(split)]
+        split.rgb = [np.ascontiguousarray(ways[i % 3](keys[i])) for i in range(len(split))]
+    accuracies = []
+    for views in (False, True):
+        classifier = task(tmp_path, test_time_views=views)
+        classifier.encoders["rgb"] = nn.Sequential(Identity("rgb"), Flattened())
+        trainer(tmp_path).test(classifier, loader(splits))
+        saved = json.loads((tmp_path / "metrics.json").read_text())
+        accuracies.append(saved["test/rgb_to_rgb/seen/micro/top1/species"])
+    assert accuracies[0] < 0.6
+    assert accuracies[1] == 1
+
+
 def test_options_are_checked_when_the_task_is_built(tmp_path):
     assert TaxonomicClassification(report=False).report["test"] == "off"
     assert TaxonomicClassification(keys="seen_keys").splits["keys"] == ("seen_keys",)
@@ -245,6 +302,7 @@ def test_options_are_checked_when_the_task_is_built(tmp_path):
         ({"seen": []}, "`seen` must name one split or more"),
         ({"keys": [None]}, "`keys` must name one split or more"),
         ({"restrict_to": {"tribe": "Syrphini"}}, "'tribe' is not a rank"),
+        ({"corruption": "bases"}, "`corruption` must be all, or some of bases_1"),
     ):
         with pytest.raises(ValueError, match=message):
             TaxonomicClassification(**options)

@@ -154,6 +154,11 @@ class BIOSCANInsectDataset(Dataset[Example]):
         """Whether specimens come with photos, not with features of photos."""
         return self._image_column == IMAGE
 
+    @property
+    def has_barcodes(self) -> bool:
+        """Whether specimens come with barcodes, not with features of barcodes."""
+        return self._dna_column == BARCODE
+
     def read_jpeg(self, row: int) -> bytes:
         """Read the JPEG bytes of one specimen's photo."""
         return self._split.read_jpegs(np.array([row]))[0].tobytes()

@@ -152,6 +152,13 @@ def evaluation_view(photo: torch.Tensor, image_size: int) -> torch.Tensor:
     return view
 
 
+def flips_and_turns(photos: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield square photos ``(B, C, S, S)`` in the 8 ways that they can lie, as they are first."""
+    for turns in range(4):
+        turned = photos.rot90(turns, dims=(2, 3))
+        yield from (turned, turned.flip(3))
+
+
 def training_view(photo: torch.Tensor, image_size: int, drawn: Augmentation) -> torch.Tensor:
     """Cut out the part that an augmentation keeps, and resize it.
 

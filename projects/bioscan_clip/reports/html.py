@@ -14,6 +14,9 @@ from projects.bioscan_clip.files import write_whole
 NEUTRAL: Final = "#56708a"
 SEEN: Final = "#009e73"
 UNSEEN: Final = "#cc79a7"
+COLOURS: Final = {"seen": SEEN, "unseen": UNSEEN}
+"""Of the splits of queries."""
+
 SHADES: Final = ("#f5f7f8", "#b9cfe0", "#5b93bd", "#0b4f7d")
 """From little to much."""
 

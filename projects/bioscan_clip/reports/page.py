@@ -10,6 +10,7 @@ from typing import Any, Final
 import pandas as pd
 
 from projects.bioscan_clip.datasets.schema import RANKS
+from projects.bioscan_clip.reports.corruption import corruption_plot, corruption_rows
 from projects.bioscan_clip.reports.gallery import gallery
 from projects.bioscan_clip.reports.html import Plot, render
 from projects.bioscan_clip.reports.map_plot import map_plot
@@ -47,8 +48,8 @@ class Shown:
     Attributes
     ----------
     plots : dict of str to Plot
-        ``accuracy``, ``classes``, ``mistakes``, ``similarity``, ``reliability``, ``coverage`` and
-        ``map``, as far as there are data.
+        ``accuracy``, ``classes``, ``mistakes``, ``corruption``, ``similarity``, ``reliability``,
+        ``coverage`` and ``map``, as far as there are data.
     confusions : dict of str to pandas.DataFrame
         The most confused taxa by rank, the finest rank first.
     """
@@ -96,6 +97,7 @@ def write_page(
     plots = {
         "accuracy": accuracy_plot(evaluation.metrics),
         "mistakes": mistake_plot(evaluation.metrics),
+        "corruption": corruption_plot(evaluation.metrics),
         "classes": class_plot(nearest, evaluation.keys.names) if len(nearest) else None,
         "similarity": similarity_plot(evaluation),
         "reliability": reliability_plot(evaluation.trust),
@@ -125,6 +127,7 @@ def write_page(
         missing=list(missing(evaluation)),
         splits=splits,
         accuracies=accuracy_rows(evaluation.metrics, splits, published),
+        damages=corruption_rows(evaluation.metrics, splits),
         decisions=list(decisions(evaluation.metrics)),
         sources=published.sources if published else [],
         pair=pair_name(pairs[0]) if pairs else "",

@@ -10,7 +10,16 @@ import pandas as pd
 import plotly.express as px
 
 from projects.bioscan_clip.datasets.schema import RANKS
-from projects.bioscan_clip.reports.html import NEUTRAL, SEEN, UNSEEN, Plot, menu_of, style
+from projects.bioscan_clip.reports.corruption import CORRUPTED
+from projects.bioscan_clip.reports.html import (
+    COLOURS,
+    NEUTRAL,
+    SEEN,
+    UNSEEN,
+    Plot,
+    menu_of,
+    style,
+)
 from projects.bioscan_clip.scoring.confidence import Trust
 from projects.bioscan_clip.scoring.evaluation import Evaluation
 from projects.bioscan_clip.scoring.neighbours import PAIRS, Match
@@ -25,10 +34,8 @@ FEATURES: Final = {
     "all": "any",
     "is_du": "photo or barcode (IS+DU)",
     "linear_du": "linear head or barcode",
+    **{name: f"barcode, {words}" for name, words in CORRUPTED.items() if name != "dna"},
 }
-COLOURS: Final = {"seen": SEEN, "unseen": UNSEEN}
-"""Of the splits of queries."""
-
 NOTHING: Final = "none"
 """What a query and a key share if not even the order."""
 

@@ -20,6 +20,7 @@ from projects.bioscan_clip.scoring.neighbours import (
     find_neighbours,
     nearest_keys,
 )
+from projects.bioscan_clip.scoring.open_world import Search as NearestKeys
 from projects.bioscan_clip.scoring.open_world import open_world
 from projects.bioscan_clip.scoring.specimens import Specimens, queries_of
 
@@ -120,10 +121,31 @@ def evaluate(
     metrics = _joined(
         accuracy_table(keys, queries, neighbours, top_k),
         mistake_table(keys, queries, neighbours),
+        corruption_table(keys, queries, nearest, top_k),
         open_world(sets, nearest, linear_head),
         confidence_table(trust),
     )
     return Evaluation(sets, neighbours, metrics, trust)
+
+
+def corruption_table(
+    keys: Specimens, queries: Mapping[str, Specimens], nearest: NearestKeys, top_k: Sequence[int]
+) -> pd.DataFrame:
+    """Score queries whose barcodes are damaged, against barcodes of keys as they are.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As of :func:`~projects.bioscan_clip.scoring.accuracy.accuracy_table`, with ``dna_`` and the
+        name of the corruption as query; empty where there are no damaged barcodes.
+    """
+    found = {
+        Match(f"dna_{name}", "dna", split): Neighbours(*nearest(embedded, keys.dna, max(top_k)))
+        for split, specimens in queries.items()
+        for name, embedded in specimens.corrupted.items()
+        if keys.dna is not None
+    }
+    return accuracy_table(keys, queries, found, top_k)
 
 
 def check_options(top_k: Sequence[int], search: str) -> None:

@@ -1,7 +1,7 @@
 """Some specimens and what is known of them: the one type that evaluations pass around."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -42,6 +42,9 @@ class Specimens:
         bool, shape ``(N,)``; whether a specimen's species was seen in training. None if unknown.
     splits : tuple of str
         The splits that they are from.
+    corrupted : mapping of str to torch.Tensor
+        Embeddings of their barcodes after each kind of damage, shape ``(N, D)``; empty where nobody
+        asks.
 
     Raises
     ------
@@ -57,6 +60,7 @@ class Specimens:
     read_photo: Callable[[int], bytes] | None = None
     is_seen: torch.Tensor | None = None
     splits: tuple[str, ...] = ()
+    corrupted: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that the parts fit."""
@@ -70,6 +74,8 @@ class Specimens:
             values = getattr(self, name)
             if values is not None:
                 setattr(self, name, self._checked(name, torch.as_tensor(values)))
+        for name, values in self.corrupted.items():
+            self._checked(f"dna after {name}", values)
         for name in ("table", "is_seen"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self):
@@ -110,6 +116,7 @@ class Specimens:
             read_photo=None if read is None else lambda row: read(int(positions[row])),
             is_seen=None if self.is_seen is None else self.is_seen[rows],
             splits=self.splits,
+            corrupted={name: values[rows] for name, values in self.corrupted.items()},
         )
 
     def _checked(self, name: str, values: torch.Tensor) -> torch.Tensor:
@@ -148,6 +155,11 @@ class Specimens:
             table=pd.concat(tables, ignore_index=True) if len(tables) == len(parts) else None,
             read_photo=_joined_reader(parts),
             splits=tuple(dict.fromkeys(split for part in parts for split in part.splits)),
+            corrupted={
+                name: torch.cat([part.corrupted[name] for part in parts])
+                for name in parts[0].corrupted
+                if all(name in part.corrupted for part in parts)
+            },
         )
 
 

@@ -1,6 +1,7 @@
 """Nearest-neighbour taxonomy as an evaluation task of mmlearn."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Final
@@ -9,9 +10,14 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from mmlearn.datasets.core import Modalities
+from mmlearn.datasets.core.modalities import Modality
 from mmlearn.tasks.hooks import EvaluationHooks
 
+from projects.bioscan_clip.datasets.barcodes import CORRUPTIONS
 from projects.bioscan_clip.datasets.schema import EVALUATION_SPLITS, Role, Stage
+from projects.bioscan_clip.datasets.transforms import flips_and_turns
+from projects.bioscan_clip.encoders.batches import in_eights
 from projects.bioscan_clip.encoders.configuration import CONFIGURATION_KEY
 from projects.bioscan_clip.reports.evaluation import (
     Level,
@@ -26,6 +32,9 @@ from projects.bioscan_clip.scoring.restriction import Restriction, checked
 from projects.bioscan_clip.scoring.specimens import Specimens
 from projects.bioscan_clip.tasks.collection import EmbeddingCollection, by_role, described
 
+_RGB: Final = Modalities.get_modality("rgb")
+_DNA: Final = Modalities.get_modality("dna")
+_BARCODES_AT_ONCE: Final = 400
 _TEST: Final = EVALUATION_SPLITS["test"]
 
 
@@ -62,6 +71,11 @@ class TaxonomicClassification(EvaluationHooks):
         queries are limited to.
     linear_head : bool, optional
         Whether to fit a linear classifier of seen species; None fits one where that takes minutes.
+    corruption : str or sequence of str, default=()
+        Damages to query barcodes that a test is repeated with: names of
+        :data:`~projects.bioscan_clip.datasets.barcodes.CORRUPTIONS`, or ``all``.
+    test_time_views : bool, default=False
+        Whether a photo is embedded in its 8 flips and quarter turns, which are averaged.
     output_dir : str or pathlib.Path, optional
         Folder of the output files; the trainer's ``default_root_dir`` if None.
 
@@ -82,6 +96,8 @@ class TaxonomicClassification(EvaluationHooks):
         search: Search = "exact",
         restrict_to: Restriction | None = None,
         linear_head: bool | None = None,
+        corruption: str | Sequence[str] = (),
+        test_time_views: bool = False,
         output_dir: str | Path | None = None,
     ) -> None:
         super().__init__()
@@ -98,6 +114,8 @@ class TaxonomicClassification(EvaluationHooks):
         self.search: Search = search
         self.restrict_to = None if restrict_to is None else checked(restrict_to)
         self.linear_head = linear_head
+        self.corruption = _corruptions(corruption)
+        self.test_time_views = test_time_views
         self.output_dir = output_dir
         self._collection = EmbeddingCollection()
 
@@ -107,12 +125,19 @@ class TaxonomicClassification(EvaluationHooks):
         Raises
         ------
         ValueError
-            If none of the epoch's data are keys, or none are queries.
+            If none of the epoch's data are keys, or none are queries, or queries that are to be
+            damaged have no barcodes.
         """
         self._collection = EmbeddingCollection()
         if pl_module.trainer.testing:
             pl_module.trainer.test_loop.verbose = False
-        held = [dataset.split for dataset in _datasets(pl_module.trainer)]
+        datasets = _datasets(pl_module.trainer)
+        if self.corruption and not all(dataset.has_barcodes for dataset in datasets):
+            raise ValueError(
+                "Barcodes cannot be damaged where features stand for them: leave out the task's "
+                '`corruption`, or set dna_input_type="sequence".'
+            )
+        held = [dataset.split for dataset in datasets]
         for role, wanted in {
             "keys": self.splits["keys"],
             "queries": self.splits["seen"] + self.splits["unseen"],
@@ -129,7 +154,10 @@ class TaxonomicClassification(EvaluationHooks):
     ) -> None:
         """Encode a batch and keep its embeddings."""
         if not pl_module.trainer.sanity_checking:
-            self._collection.add(batch, pl_module(batch))
+            outputs = pl_module(batch)
+            if self.test_time_views:
+                outputs[_RGB.embedding] = _over_views(pl_module, batch[_RGB.name])
+            self._collection.add(batch, outputs)
 
     def on_evaluation_epoch_end(self, pl_module: pl.LightningModule) -> Mapping[str, float] | None:
         """Score, log and save.
@@ -146,7 +174,9 @@ class TaxonomicClassification(EvaluationHooks):
         folder = Path(self.output_dir or trainer.default_root_dir)
         report = self.report[stage]
         writes = trainer.is_global_zero and report != "off"
-        sets, about = self._sets(pl_module, named=writes)
+        sets, about = self._sets(
+            pl_module, named=writes, corruption=self.corruption if trainer.testing else ()
+        )
         if "keys" not in sets or not {"seen", "unseen"} & set(sets):
             return None
         if trainer.is_global_zero and report == "full":  # first, as scoring may fail
@@ -178,7 +208,7 @@ class TaxonomicClassification(EvaluationHooks):
         return logged
 
     def _sets(
-        self, pl_module: pl.LightningModule, named: bool
+        self, pl_module: pl.LightningModule, named: bool, corruption: Sequence[str]
     ) -> tuple[dict[Role, Specimens], dict[str, Any]]:
         """Return the epoch's specimens by role, and the keys' file; warn of what is missing."""
         datasets = dict(enumerate(_datasets(pl_module.trainer)))
@@ -203,6 +233,12 @@ class TaxonomicClassification(EvaluationHooks):
             )
             for role, places in roles.items()
         }
+        for role in (role for role in roles if role in ("seen", "unseen")):
+            parts = [(datasets[place], collected[place][1]) for place in roles[role]]
+            sets[role] = replace(
+                sets[role],
+                corrupted={name: _corrupted(pl_module, parts, name) for name in corruption},
+            )
         file = getattr(datasets[roles["keys"][0]], "path", None) if "keys" in roles else None
         data = {"file": file.name, "file_size": file.stat().st_size} if file else {}
         return sets, data
@@ -213,6 +249,37 @@ def _datasets(trainer: pl.Trainer) -> Sequence[Any]:
     loader = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
     datasets: Sequence[Any] = loader.dataset.datasets
     return datasets
+
+
+def _corrupted(
+    pl_module: pl.LightningModule, parts: Sequence[tuple[Any, torch.Tensor]], corruption: str
+) -> torch.Tensor:
+    """Embed damaged barcodes of rows (N,) of datasets; every process embeds all of them."""
+    tokens = [dataset.read_corrupted_barcodes(rows.numpy(), corruption) for dataset, rows in parts]
+    batches = torch.cat(tokens).to(pl_module.device).split(_BARCODES_AT_ONCE)
+    with pl_module.trainer.precision_plugin.forward_context():
+        return torch.cat([_embed(pl_module, _DNA, batch) for batch in batches]).float()
+
+
+def _over_views(pl_module: pl.LightningModule, photos: torch.Tensor) -> torch.Tensor:
+    views = [_embed(pl_module, _RGB, view) for view in flips_and_turns(photos)]
+    return torch.stack(views).mean(dim=0)
+
+
+def _embed(pl_module: pl.LightningModule, modality: Modality, values: torch.Tensor) -> torch.Tensor:
+    batch = in_eights({modality.name: values})
+    embedded: torch.Tensor = pl_module.encode(batch, modality, normalize=True)
+    return embedded[: len(values)]
+
+
+def _corruptions(names: str | Sequence[str]) -> tuple[str, ...]:
+    listed = (names,) if isinstance(names, str) else tuple(names)
+    chosen = tuple(CORRUPTIONS) if listed == ("all",) else listed
+    if not set(chosen) <= set(CORRUPTIONS):
+        raise ValueError(
+            f"`corruption` must be all, or some of {', '.join(CORRUPTIONS)}, but is {names!r}."
+        )
+    return chosen
 
 
 def _names(role: str, names: str | Sequence[str]) -> tuple[str, ...]:
