@@ -25,9 +25,11 @@ from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
 from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
 from projects.bioscan_clip.encoders.barcode_bert import BarcodeBERT
 from projects.bioscan_clip.encoders.text import BERT_SAMPLE, TextEncoder
+from projects.bioscan_clip.tasks.hierarchical_loss import HierarchicalContrastiveLoss
 from projects.bioscan_clip.tasks.loggers import OfflineFallbackWandbLogger
 from projects.bioscan_clip.tasks.losses import ChunkedContrastiveLoss, LabelAwareContrastiveLoss
 from projects.bioscan_clip.tasks.pretraining import BioscanPretraining
+from projects.bioscan_clip.tasks.siglip_loss import SigLIPLoss
 from projects.bioscan_clip.tasks.taxonomic_classification import TaxonomicClassification
 
 _OUTPUT_DIR: Final = II("hydra:runtime.output_dir")
@@ -175,6 +177,8 @@ def _store_tasks() -> None:
     )
     external_store(ChunkedContrastiveLoss, group="modules/losses", name="chunked-contrastive")
     external_store(LabelAwareContrastiveLoss, group="modules/losses")
+    external_store(HierarchicalContrastiveLoss, group="modules/losses")
+    external_store(SigLIPLoss, group="modules/losses", name="siglip")
     external_store(TaxonomicClassification, group="eval_task", output_dir=_OUTPUT_DIR)
     external_store(
         OfflineFallbackWandbLogger,

@@ -44,6 +44,7 @@ OnError = Literal["raise", "skip"]
 _CONFIG: Final = Path(".hydra") / "config.yaml"
 _BEST: Final = Path("checkpoints") / "best.ckpt"
 _LOGIT_SCALE: Final = "log_logit_scale"
+_LOSS: Final = "loss_fn."  # of no use without a training
 _HASHED: Final = ("encoder", "lora", "head", "preprocessing", "tokenizer")
 _WORDS: Final = {"rgb": "photos", "dna": "barcodes", "text": "names"}
 
@@ -107,7 +108,7 @@ class Model:
         self.configuration = dict(configuration)
         self.device = torch.device(device)
         self._network = Network(configuration["modalities"])
-        weights = dict(state_dict)
+        weights = {n: weight for n, weight in state_dict.items() if not n.startswith(_LOSS)}
         self.logit_scale = float(weights.pop(_LOGIT_SCALE, torch.zeros(())).exp())
         load_into(self._network, PretrainedWeights(Path(source), weights))
         self._network.to(self.device).eval().requires_grad_(False)

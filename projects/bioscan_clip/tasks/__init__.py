@@ -10,7 +10,9 @@ from projects.bioscan_clip.scoring.evaluation import evaluate_embeddings  # noqa
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "hierarchical_loss": ["HierarchicalContrastiveLoss"],
         "losses": ["ChunkedContrastiveLoss", "LabelAwareContrastiveLoss"],
+        "siglip_loss": ["SigLIPLoss"],
         "pretraining": ["BioscanPretraining"],
         "taxonomic_classification": ["TaxonomicClassification"],
     },

@@ -1,6 +1,7 @@
 """Contrastive losses beside mmlearn's, over the batches of all processes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Literal
 
 import torch
@@ -15,9 +16,10 @@ from projects.bioscan_clip.arguments import check_at_least, check_choice
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN
 
 LABELS: Final = "labels"
-"""Where :class:`LabelAwareContrastiveLoss` finds its labels beside the ids of each modality."""
+"""Where losses that need labels find them beside the ids of each modality."""
 
-_Pair = tuple[torch.Tensor, torch.Tensor]
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""Of the two modalities of a pair."""
 
 
 class _GatheredLoss(nn.Module):
@@ -39,7 +41,7 @@ class _GatheredLoss(nn.Module):
             modality that is missing here must be missing in all processes; its pairs are left out.
         example_ids : mapping of str to torch.Tensor
             By modality (``rgb``), shape ``(B, 2)``: data set and specimen. In their place, under
-            :data:`LABELS`, labels: int64, shape ``(B,)``, -1 if unknown.
+            :data:`LABELS`, labels: int64, shape ``(B,)`` or ``(B, 4)``, -1 if unknown.
         logit_scale : torch.Tensor
             Scalar s.
         modality_loss_pairs : sequence of LossPairSpec
@@ -73,7 +75,7 @@ class _GatheredLoss(nn.Module):
                 )
         return total
 
-    def _pair_loss(self, embeddings: _Pair, ids: _Pair, scale: torch.Tensor) -> torch.Tensor:
+    def _pair_loss(self, embeddings: Pair, ids: Pair, scale: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
 
@@ -110,7 +112,7 @@ class LabelAwareContrastiveLoss(_GatheredLoss):
         labels: torch.Tensor = batch["bin"] if self.positives == "bin" else batch["labels"][:, 3]
         return labels
 
-    def _pair_loss(self, embeddings: _Pair, ids: _Pair, scale: torch.Tensor) -> torch.Tensor:
+    def _pair_loss(self, embeddings: Pair, ids: Pair, scale: torch.Tensor) -> torch.Tensor:
         targets = _targets(ids[0])
         logits = scale * embeddings[0] @ embeddings[1].T
         return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
@@ -154,36 +156,37 @@ class ChunkedContrastiveLoss(_GatheredLoss):
         check_at_least("chunk_size", chunk_size, 1)
         self.chunk_size = chunk_size
 
-    def _pair_loss(self, embeddings: _Pair, ids: _Pair, scale: torch.Tensor) -> torch.Tensor:
-        """Compute the terms of this process's rows, as many times as there are processes.
+    def _pair_loss(self, embeddings: Pair, ids: Pair, scale: torch.Tensor) -> torch.Tensor:
+        """Compute this process's share.
 
         Rows of two modalities with the same ids are positives.
         """
         rows_of_first, rows_of_second = matching_rows(*ids)
         first = embeddings[0][rows_of_first]
         second = embeddings[1][rows_of_second]
-        positives = torch.arange(len(first), device=first.device).tensor_split(_processes())[
-            _rank()
-        ]
-        total = torch.zeros((), device=first.device)
-        for rows, columns in ((first, second), (second, first)):
-            own = rows.tensor_split(_processes())[_rank()].split(self.chunk_size)
-            for chunk in zip(own, positives.split(self.chunk_size), strict=True):
-                total = total + checkpoint(
-                    _cross_entropy, *chunk, columns, scale, use_reentrant=False
-                )
-        return _processes() * total / (2 * max(len(first), 1))
+        one_way = self._share(first, partial(_cross_entropy, first, second, scale))
+        return (one_way + self._share(second, partial(_cross_entropy, second, first, scale))) / 2
+
+    def _share(
+        self, rows: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Add `loss` over chunks of this process's rows, and divide by what is its share of all."""
+        own = torch.arange(len(rows), device=rows.device).tensor_split(_processes())[_rank()]
+        total = torch.zeros((), device=rows.device)
+        for chunk in own.split(self.chunk_size):
+            total = total + checkpoint(loss, chunk, use_reentrant=False)
+        return _processes() * total / max(len(rows), 1)
 
 
 def _cross_entropy(
-    rows: torch.Tensor, positives: torch.Tensor, columns: torch.Tensor, scale: torch.Tensor
+    rows: torch.Tensor, columns: torch.Tensor, scale: torch.Tensor, chunk: torch.Tensor
 ) -> torch.Tensor:
-    """Sum the cross-entropy over a few rows; `positives` are the columns that belong to them.
+    """Sum the cross-entropy over a chunk of rows, which belong to the columns of their numbers.
 
     The scale goes to the embeddings, which are fewer than the similarities.
     """
     with torch.autocast(rows.device.type, enabled=False):
-        return F.cross_entropy(scale * rows @ columns.T, positives, reduction="sum")
+        return F.cross_entropy(scale * rows[chunk] @ columns.T, chunk, reduction="sum")
 
 
 def matching_rows(

@@ -28,7 +28,7 @@ from projects.bioscan_clip.tasks.checkpoints import (
     fill_in_frozen,
     leave_out_frozen,
 )
-from projects.bioscan_clip.tasks.losses import LABELS, LabelAwareContrastiveLoss
+from projects.bioscan_clip.tasks.losses import LABELS
 
 _BATCH_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -51,7 +51,7 @@ class BioscanPretraining(ContrastivePretraining):
     - a schedule that needs ``total_steps`` gets the trainer's estimate unless it is set;
     - photos are flipped, rotated and normalised on the device that trains;
     - an evaluation batch goes through each encoder once, for the loss and all evaluation tasks;
-    - a :class:`LabelAwareContrastiveLoss` gets the labels it needs;
+    - a loss with a method ``labels_of`` gets the labels it needs of a batch;
     - checkpoints hold plain values only, so that they load with ``weights_only=True``;
     - a loss that is not finite ends the training, and is in no checkpoint; where a gradient scaler
       skips the step, in fp16 that is, only 11 in a row do;
@@ -99,8 +99,11 @@ class BioscanPretraining(ContrastivePretraining):
             heads=_without_none(heads) or None if heads else None,
             **kwargs,
         )
-        if isinstance(self.loss_fn, LabelAwareContrastiveLoss) and self.auxiliary_tasks:
-            raise ValueError("LabelAwareContrastiveLoss cannot be combined with auxiliary tasks.")
+        self._labels_of = getattr(self.loss_fn, "labels_of", None)
+        if self._labels_of and self.auxiliary_tasks:
+            raise ValueError(
+                f"{type(self.loss_fn).__name__} cannot be combined with auxiliary tasks."
+            )
         self.gradient_cache_chunk = gradient_cache_chunk
         if gradient_cache_chunk is not None:
             _check_chunks(self, gradient_cache_chunk)
@@ -155,8 +158,8 @@ class BioscanPretraining(ContrastivePretraining):
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Finish photos on the device that trains, and give a label-aware loss its labels."""
         batch = super().on_after_batch_transfer(batch, dataloader_idx)
-        if isinstance(self.loss_fn, LabelAwareContrastiveLoss):
-            ids = {**batch["example_ids"], LABELS: self.loss_fn.labels_of(batch)}
+        if self._labels_of:
+            ids = {**batch["example_ids"], LABELS: self._labels_of(batch)}
             batch = {**batch, "example_ids": ids}
         in_chunks = self.gradient_cache_chunk and self.trainer.training
         return batch if in_chunks else finish_batch(batch)
