@@ -31,6 +31,11 @@ class Commands(TyperGroup):
 
 
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+TableForm = Annotated[
+    Literal["rich", "markdown", "latex", "csv"],
+    typer.Option("--format", help="How to write the table."),
+]
+TableFile = Annotated[Path | None, typer.Option(help="A file to write it to.")]
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_show_locals=False)
 data = typer.Typer(help="Get, make and check data files.", no_args_is_help=True)
@@ -207,11 +212,8 @@ def results(
     ],
     query: Annotated[str, typer.Option(help="Feature of queries, such as rgb.")] = "rgb",
     key: Annotated[str, typer.Option(help="Feature of keys, such as dna.")] = "dna",
-    form: Annotated[
-        Literal["rich", "markdown", "latex", "csv"],
-        typer.Option("--format", help="How to write the table."),
-    ] = "rich",
-    out: Annotated[Path | None, typer.Option(help="A file to write it to.")] = None,
+    form: TableForm = "rich",
+    out: TableFile = None,
     force: Force = False,
 ) -> None:
     """Print accuracies of runs, their mean and deviation, beside published figures."""
@@ -262,6 +264,20 @@ def evaluate(
         clibd=clibd,
         force=force,
     )
+
+
+@app.command()
+def bzsl(
+    model: Annotated[str, typer.Argument(help="A checkpoint, or the folder of a run.")],
+    data: Annotated[Path, typer.Option(help="The folder of INSECT's files.")],
+    form: TableForm = "rich",
+    out: TableFile = None,
+    force: Force = False,
+) -> None:
+    """Score a model on INSECT: photos of species without a training photo, named through DNA."""
+    from projects.bioscan_clip.inference.bzsl import bzsl as score
+
+    score(model, data, form, out, force)
 
 
 Inputs = Annotated[

@@ -123,7 +123,9 @@ def _read_table(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.in
     """Return columns, and rows of splits, which are columns of 0 and 1."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     if missing := [name for name in (*_COLUMNS, *SPLITS) if name not in table]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}. It has: {', '.join(table)}.")
+        raise ValueError(
+            f"{path} lacks {', '.join(missing)}. It has: {', '.join(map(str, table))}."
+        )
     columns = {name: table[name].tolist() for name in _COLUMNS}
     return columns, {name: np.flatnonzero(table[name] == "1") for name in SPLITS}
 
@@ -142,9 +144,7 @@ def _read_matlab(
     found = _load(
         folder / _SPLITS, {name: (f"{name}_loc", f"{name}_unseen_loc") for name in SPLITS}
     )
-    return columns, {
-        name: np.atleast_1d(found[name]).astype(np.int64) - 1 for name in SPLITS
-    }
+    return columns, {name: np.atleast_1d(found[name]).astype(np.int64) - 1 for name in SPLITS}
 
 
 def _load(path: Path, wanted: Mapping[str, Sequence[str]]) -> dict[str, Any]:

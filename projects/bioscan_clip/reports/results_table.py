@@ -1,22 +1,17 @@
-"""The table of many runs: in the terminal, as Markdown, LaTeX or CSV."""
+"""The table of many runs: their accuracies beside published figures."""
 
-import io
-import re
 import sys
+from dataclasses import dataclass
 from itertools import product
 from math import isnan
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import pandas as pd
-from rich.box import HORIZONTALS
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from tabulate import LATEX_ESCAPE_RULES
 
 from projects.bioscan_clip.datasets.schema import RANKS
-from projects.bioscan_clip.files import check_output, write_whole
+from projects.bioscan_clip.files import check_output
 from projects.bioscan_clip.reports.evaluation import print_accuracy
 from projects.bioscan_clip.reports.results import (
     LAYOUT,
@@ -26,9 +21,8 @@ from projects.bioscan_clip.reports.results import (
     summarize,
     unfinished_runs,
 )
+from projects.bioscan_clip.reports.text_table import Format, TextTable
 from projects.bioscan_clip.scoring.neighbours import PAIRS
-
-Format = Literal["rich", "markdown", "latex", "csv"]
 
 _TIDY: Final = [
     *("source", "query", "key", "split", "average", "k", "level"),
@@ -37,15 +31,6 @@ _TIDY: Final = [
 _BRACKETS = "In brackets: the runs' figure minus the published one, in percentage points."
 _COLUMNS: Final = list(product(("micro", "macro"), ("seen", "unseen")))
 _HEADINGS: Final = ["rank", "top-1, %", *map(", ".join, _COLUMNS)]
-_LATEX = str.maketrans(LATEX_ESCAPE_RULES | {"±": r"$\pm$"})
-_LATEX_TABLE = r"""\begin{table}
-\centering
-\caption{%s}
-\footnotesize
-%s\par\smallskip\raggedright
-%s\end{table}
-"""  # of the package booktabs, and so small that it fits between the margins of an article
-_MARKDOWN = re.compile(r"(https://[\w./-]+)|([\\`*_{}\[\]<>#|~&!])")
 
 
 def print_results(
@@ -87,13 +72,7 @@ def print_results(
         print(f"Left out: {folder} has no metrics.json; it did not finish.", file=sys.stderr)
     if form == "csv":
         print(*summary.caveats, *summary.notes, sep="\n", file=sys.stderr)
-    if out is not None or form == "rich":
-        print_summary(summary, Console())
-    else:
-        print(render(summary, form), end="")
-    if out is not None:
-        write_whole(out, lambda path: path.write_text(render(summary, form), "utf-8"))
-        print(f"Wrote {out}")
+    _table(summary).show(form, out)
 
 
 def print_summary(summary: Summary, console: Console) -> None:
@@ -101,16 +80,7 @@ def print_summary(summary: Summary, console: Console) -> None:
 
     Of one run, the accuracies of the usual pairs come first; the table follows if it says more.
     """
-    is_listed = len(summary.runs) == 1 and (summary.query, summary.key) in PAIRS
-    if is_listed:
-        (run,) = summary.runs
-        known = {role: run.facts.get(f"number of {role}") for role in ROLES}
-        sizes = {role: size for role, size in known.items() if isinstance(size, int)}
-        print_accuracy(run.metrics, sizes, console)
-    if summary.sources or not is_listed:
-        console.print(_rich_table(summary))
-    for line in _lines_below(summary):
-        console.print(escape(line), highlight=False)
+    _table(summary).print(console)
 
 
 def render(summary: Summary, form: Format) -> str:
@@ -118,15 +88,7 @@ def render(summary: Summary, form: Format) -> str:
 
     ``csv`` has one row per number, unrounded, and neither notes nor sources.
     """
-    if form == "markdown":
-        return _markdown(summary)
-    if form == "latex":
-        return _latex(summary)
-    if form == "csv":
-        return tidy(summary).to_csv(index=False)
-    text = io.StringIO()
-    print_summary(summary, Console(file=text, width=100))
-    return text.getvalue()
+    return _table(summary).render(form)
 
 
 def tidy(summary: Summary) -> pd.DataFrame:
@@ -149,7 +111,30 @@ def tidy(summary: Summary) -> pd.DataFrame:
     return table[_TIDY]
 
 
-def _text_table(summary: Summary) -> pd.DataFrame:
+@dataclass(frozen=True)
+class _RunsTable(TextTable):
+    summary: Summary
+
+    def print(self, console: Console) -> None:
+        summary = self.summary
+        is_listed = len(summary.runs) == 1 and (summary.query, summary.key) in PAIRS
+        if is_listed:
+            (run,) = summary.runs
+            known = {role: run.facts.get(f"number of {role}") for role in ROLES}
+            sizes = {role: size for role, size in known.items() if isinstance(size, int)}
+            print_accuracy(run.metrics, sizes, console)
+        if summary.sources or not is_listed:
+            super().print(console)
+        else:
+            self.print_lines(console)
+
+
+def _table(summary: Summary) -> _RunsTable:
+    cells, below = _cells(summary), _lines_below(summary)
+    return _RunsTable(_title(summary), cells, below, tidy(summary), summary)
+
+
+def _cells(summary: Summary) -> pd.DataFrame:
     """Return cells as text, with a row of the runs and one of each publication for every rank."""
 
     def own(mean: float, std: float, n: float) -> str:
@@ -202,40 +187,3 @@ def _lines_below(summary: Summary) -> list[str]:
         *([f"{_runs_name(summary)}: {', '.join(scored)}"] if scored else []),
         *(f"{source.name}: {source.title}, {source.url}" for source in summary.sources),
     ]
-
-
-def _rich_table(summary: Summary) -> Table:
-    # Narrow enough for 80 columns.
-    table = Table(
-        title=_title(summary), title_justify="left", box=HORIZONTALS, padding=(0, 1, 0, 0)
-    )
-    for heading in _HEADINGS[:2]:
-        table.add_column(heading, no_wrap=True)
-    for heading in _HEADINGS[2:]:
-        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
-    for row in _text_table(summary).itertuples(index=False):
-        if row[0] and summary.sources:
-            table.add_section()
-        table.add_row(*row, style="bold" if row[0] else None)
-    return table
-
-
-def _markdown(summary: Summary) -> str:
-    table = _text_table(summary).to_markdown(
-        index=False, disable_numparse=True, colalign=[*("left",) * 2, *("right",) * 4]
-    )
-    lines = [_MARKDOWN.sub(_escaped, line) for line in _lines_below(summary)]
-    return "\n- ".join([f"**{_title(summary)}**\n\n{table}\n", *lines]) + "\n"
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[1] or "\\" + found[2]  # addresses stay links
-
-
-def _latex(summary: Summary) -> str:
-    table = _text_table(summary).to_latex(index=False, escape=True, column_format="llrrrr")
-    later = "|".join(RANKS[1:])
-    table = re.sub(rf"^(?=({later}) &)", r"\\midrule\n", table, flags=re.MULTILINE)
-    table = table.replace("±", r"$\pm$").replace("(-", "($-$")
-    title, *lines = (line.translate(_LATEX) for line in (_title(summary), *_lines_below(summary)))
-    return _LATEX_TABLE % (title, table, "".join(rf"{line}\par" + "\n" for line in lines))
