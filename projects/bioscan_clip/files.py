@@ -92,7 +92,7 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(description: str, total: int, unit: str = "") -> Iterator[Advance]:
+def progress(description: str, total: int) -> Iterator[Advance]:
     """Show progress on the standard error: a bar in a terminal, else a line every half minute.
 
     Parameters
@@ -101,8 +101,6 @@ def progress(description: str, total: int, unit: str = "") -> Iterator[Advance]:
         What is done.
     total : int
         How many there are to do.
-    unit : str, optional
-        What is counted; ``bytes`` are shown as kB, MB, GB.
 
     Yields
     ------
@@ -110,7 +108,7 @@ def progress(description: str, total: int, unit: str = "") -> Iterator[Advance]:
         To be called with how many more are done.
     """
     if sys.stderr.isatty():
-        with _bar(description, total, unit) as advance:
+        with _bar(description, total) as advance:
             yield advance
         return
     done, printed = 0, time.monotonic()
@@ -140,26 +138,12 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def _bar(description: str, total: int, unit: str) -> Iterator[Advance]:
+def _bar(description: str, total: int) -> Iterator[Advance]:
     # Rich takes 0.1 s to import, which only those who wait anyway should pay.
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import MofNCompleteColumn, Progress
 
-    counts = (
-        (DownloadColumn(), TransferSpeedColumn())
-        if unit == "bytes"
-        else (MofNCompleteColumn(), TaskProgressColumn(show_speed=True))
-    )
-    columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn())
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(description, total=total)
         yield lambda count=1: bar.advance(task, count)

@@ -4,11 +4,11 @@ Pictures are read twice: first all of them, to see which decode and how long the
 for the file, so that no second copy of them is kept.
 """
 
-import csv
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from projects.bioscan_clip.data_tools.processes import processes_for
 from projects.bioscan_clip.data_tools.published import (
     DatasetName,
     IntArray,
-    Names,
     Published,
     read_published,
 )
@@ -36,7 +35,7 @@ from projects.bioscan_clip.data_tools.writing import (
     write_file,
 )
 from projects.bioscan_clip.datasets.names import TaxonTokenizer
-from projects.bioscan_clip.datasets.schema import BARCODE, IDENTIFIERS, RANKS
+from projects.bioscan_clip.datasets.schema import IDENTIFIERS, RANKS
 from projects.bioscan_clip.files import check_output, progress, write_whole
 
 _PICTURES_LOOKED_AT = 200
@@ -121,7 +120,7 @@ def build(
     check_output(out, inputs, force)
     check_output(left_out, inputs, force or journal.exists())
     published = read_published(dataset, root, image_package)
-    tokens = _tokenize(published.names, text_tokenizer)
+    tokens = _tokenize(published.table[list(RANKS)], text_tokenizer)
     identity = f"{dataset} {image_package} {identity_of(published.metadata)} {text_tokenizer}"
     out.parent.mkdir(parents=True, exist_ok=True)
     if not journal.exists():
@@ -133,11 +132,20 @@ def build(
         journal.unlink()
         raise ValueError(
             f"None of the {len(published):,} pictures in {published.photo_folder} is of use: "
-            f"{published.photos[0]} {checked[0]}."
+            f"{published.table['photo'].iloc[0]} {checked[0]}."
         )
     if not usable.all():
-        write_whole(left_out, lambda path: _list_left_out(path, published, checked))
+        lacking = published.table.loc[~usable, list(IDENTIFIERS[:2])].assign(
+            picture=[str(path) for path in published.paths(np.flatnonzero(~usable))],
+            reason=[each for each in checked if isinstance(each, str)],
+        )
+        write_whole(left_out, partial(lacking.to_csv, index=False))
     rows = {name: rows[usable[rows]] for name, rows in published.splits.items()}
+    texts = published.table.drop(columns="photo")
+    widths = {
+        str(name): max(1, *(len(str(text).encode()) for text in column.unique()))
+        for name, column in texts.items()
+    }
     with ThreadPoolExecutor(_READERS) as readers:
 
         def read_pictures(specimens: IntArray) -> list[npt.NDArray[np.uint8]]:
@@ -152,7 +160,7 @@ def build(
             return [np.frombuffer(content, dtype=np.uint8) for content in contents]
 
         sources = {
-            name: _source(chosen, published, tokens, lengths, read_pictures)
+            name: _source(chosen, texts, widths, tokens, lengths, read_pictures)
             for name, chosen in rows.items()
         }
         write_file(out, sources, identity=identity)
@@ -220,53 +228,38 @@ def _check_pictures(
     return checked
 
 
-def _list_left_out(path: Path, published: Published, checked: Sequence[int | str]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*IDENTIFIERS[:2], "picture", "reason"])
-        for place, reason in enumerate(checked):
-            if isinstance(reason, str):
-                ids = (published.identifiers[name][place].decode() for name in IDENTIFIERS[:2])
-                picture = published.photo_folder / published.photos[place]
-                writer.writerow([*ids, picture, reason])
-
-
-def _tokenize(names: Mapping[str, Names], tokenizer: str) -> tuple[dict[str, IntArray], IntArray]:
+def _tokenize(names: pd.DataFrame, tokenizer: str) -> tuple[dict[str, IntArray], IntArray]:
     """Tokenize the names of N specimens, each of the K distinct ones once.
 
     A specimen's text is its order, family, genus and species with a space between them, and
     ``not_classified`` where one is unknown. Return the schema's three columns of the distinct
     names, int64, shape ``(K, 20)`` each, and which of them each specimen has, int64 ``(N,)``.
     """
-    combined = np.zeros(len(names[RANKS[0]].codes), dtype=np.int64)
-    for rank in RANKS:  # numbers with one digit per rank
-        combined = combined * len(names[rank].distinct) + names[rank].codes
-    positions, distinct = pd.factorize(combined)
-    examples = np.empty(len(distinct), dtype=np.int64)
-    examples[positions] = np.arange(len(positions))
-    columns = [names[rank].distinct[names[rank].codes[examples]].tolist() for rank in RANKS]
-    texts = [b" ".join(parts).decode() for parts in zip(*columns, strict=True)]
-    return TaxonTokenizer.from_pretrained(tokenizer)(texts), positions.astype(np.int64)
+    positions: IntArray = names.groupby(list(names), observed=True).ngroup().to_numpy()
+    examples = np.unique(positions, return_index=True)[1]
+    texts = [" ".join(map(str, parts)) for parts in names.take(examples).itertuples(index=False)]
+    return TaxonTokenizer.from_pretrained(tokenizer)(texts), positions
 
 
 def _source(
     rows: IntArray,
-    published: Published,
+    texts: pd.DataFrame,
+    widths: Mapping[str, int],
     tokens: tuple[dict[str, IntArray], IntArray],
     lengths: IntArray,
     read_pictures: Callable[[IntArray], list[npt.NDArray[np.uint8]]],
 ) -> SplitSource:
-    """Return the specimens of one split."""
+    """Return the specimens of one split; `widths` are the bytes of the longest text of a column."""
     distinct_tokens, token_rows = tokens
-    longest = max(1, int(published.barcodes.str.len().max()))
 
     def read(block: slice) -> dict[str, npt.NDArray[Any]]:
         chosen = rows[block]
-        return {
-            BARCODE: np.array(published.barcodes.iloc[chosen].tolist(), dtype=f"S{longest}"),
-            **{name: column[chosen] for name, column in published.identifiers.items()},
-            **{name: each.distinct[each.codes[chosen]] for name, each in published.names.items()},
-            **{name: table[token_rows[chosen]] for name, table in distinct_tokens.items()},
+        encoded = {
+            name: np.array([str(text).encode() for text in texts[name].iloc[chosen]], f"S{width}")
+            for name, width in widths.items()
+        }
+        return encoded | {
+            name: tokens_of[token_rows[chosen]] for name, tokens_of in distinct_tokens.items()
         }
 
     return SplitSource(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ from projects.bioscan_clip.datasets.schema import (
 DatasetName = Literal["1m", "5m"]
 IntArray = npt.NDArray[np.int64]
 
+_BINS: Final = dict(zip(("1m", "5m"), BIN_COLUMNS, strict=True))
+
 # The published 5M file takes the training specimens as keys of seen species.
 _SPLITS_5M: Final = {
     "all_keys": ("train", "key_unseen"),
@@ -43,22 +45,6 @@ _SPLITS_5M: Final = {
 
 
 @dataclass(frozen=True)
-class Names:
-    """A column that repeats few names.
-
-    Attributes
-    ----------
-    distinct : numpy.ndarray
-        Bytes in UTF-8, shape ``(K,)``; the last one is ``b"not_classified"``.
-    codes : numpy.ndarray
-        int32, shape ``(N,)``: which of them each specimen has.
-    """
-
-    distinct: npt.NDArray[np.bytes_]
-    codes: npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True)
 class Published:
     """What the metadata say of N specimens.
 
@@ -68,33 +54,26 @@ class Published:
         The file they were read from.
     photo_folder : pathlib.Path
         Where the pictures are.
-    photos : numpy.ndarray
-        str, shape ``(N,)``: path of each specimen's picture in that folder.
-    barcodes : sequence of bytes
-        Their barcodes as they are published; empty where there is none.
-    names : dict of str to Names
-        The four ranks and the Barcode Index Number.
-    identifiers : dict of str to numpy.ndarray
-        ``sampleid``, ``processid`` and ``image_file``: bytes, shape ``(N,)``.
+    table : pandas.DataFrame
+        Texts: `photo` (path of the picture in that folder), `barcode` (as it is published; empty
+        where there is none), `sampleid`, `processid` and `image_file`; and as categories the four
+        ranks and the Barcode Index Number, ``not_classified`` where unknown.
     splits : dict of str to numpy.ndarray
         Ascending positions of each split's specimens, int64.
     """
 
     metadata: Path
     photo_folder: Path
-    photos: npt.NDArray[np.object_]
-    barcodes: "pd.Series[Any]"
-    names: Mapping[str, Names]
-    identifiers: Mapping[str, npt.NDArray[np.bytes_]]
+    table: pd.DataFrame
     splits: Mapping[str, IntArray]
 
     def __len__(self) -> int:
         """Return the number of specimens."""
-        return len(self.photos)
+        return len(self.table)
 
     def paths(self, specimens: IntArray) -> list[Path]:
         """Return where the pictures of some specimens are."""
-        return [self.photo_folder / photo for photo in self.photos[specimens]]
+        return [self.photo_folder / photo for photo in self.table["photo"].iloc[specimens]]
 
 
 def read_published(dataset: DatasetName, root: Path, image_package: str) -> Published:
@@ -135,14 +114,13 @@ def read_published(dataset: DatasetName, root: Path, image_package: str) -> Publ
         members = {path.stem: table["sampleid"].isin(_read_ids(path)) for path in lists}
     else:
         members = {name: table["split"].isin(parts) for name, parts in _SPLITS_5M.items()}
-    bin_column = BIN_COLUMNS[0] if dataset == "1m" else BIN_COLUMNS[1]
+    barcode, bin_column = ("nucraw" if dataset == "1m" else "dna_barcode"), _BINS[dataset]
+    names = table[[*RANKS, bin_column]].astype(object).fillna(NOT_CLASSIFIED.decode())
+    texts = table[["photo", *IDENTIFIERS]].assign(barcode=table[barcode].fillna(""))
     return Published(
         metadata,
         photo_folder,
-        table["photo"].to_numpy(dtype=object),
-        table["nucraw" if dataset == "1m" else "dna_barcode"].fillna("").str.encode("utf-8"),
-        {column: _names(table[column]) for column in (*RANKS, bin_column)},
-        {column: _as_bytes(table[column]) for column in IDENTIFIERS},
+        pd.concat([texts, names.astype("category")], axis=1),
         {name: np.flatnonzero(chosen) for name, chosen in members.items()},
     )
 
@@ -197,15 +175,3 @@ def _check_there(dataset: DatasetName, needed: list[Path]) -> None:
             f"{dataset.upper()} where the `bioscan-dataset` package keeps them, or let it download "
             f"them there.{more}"
         )
-
-
-def _names(column: "pd.Series[Any]") -> Names:
-    names = column.astype("category").cat
-    distinct = _as_bytes(pd.Series([*names.categories, NOT_CLASSIFIED.decode()]))
-    codes = names.codes.to_numpy(dtype=np.int32, copy=True)
-    codes[codes < 0] = len(distinct) - 1
-    return Names(distinct, codes)  # type: ignore[arg-type]
-
-
-def _as_bytes(texts: "pd.Series[Any]") -> npt.NDArray[np.bytes_]:
-    return np.array([str(text).encode() for text in texts], dtype=bytes)
