@@ -235,7 +235,7 @@ def _tokenize(names: pd.DataFrame, tokenizer: str) -> tuple[dict[str, IntArray],
     ``not_classified`` where one is unknown. Return the schema's three columns of the distinct
     names, int64, shape ``(K, 20)`` each, and which of them each specimen has, int64 ``(N,)``.
     """
-    positions: IntArray = names.groupby(list(names), observed=True).ngroup().to_numpy()
+    positions = np.asarray(names.groupby(list(names), observed=True).ngroup(), dtype=np.int64)
     examples = np.unique(positions, return_index=True)[1]
     texts = [" ".join(map(str, parts)) for parts in names.take(examples).itertuples(index=False)]
     return TaxonTokenizer.from_pretrained(tokenizer)(texts), positions
