@@ -96,8 +96,8 @@ format: .venv/installed ## Format the code
 	@$(BIN)/ruff format .
 
 requirements: ## Pin what users need, and what developers need beyond it, anew (needs uv)
-	@$(PIN) --upgrade --output-file requirements.txt pyproject.toml
-	@$(PIN) --upgrade --extra dev --constraint requirements.txt pyproject.toml \
+	@$(PIN) --upgrade --extra serve --output-file requirements.txt pyproject.toml
+	@$(PIN) --upgrade --extra serve --extra dev --constraint requirements.txt pyproject.toml \
 	  | grep -vxFf requirements.txt > requirements-dev.txt
 
 clean: ## Delete the demo's output files

@@ -490,6 +490,28 @@ def identify(
 
 
 @app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(metavar="LIBRARY", help="The library's folder.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is any free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.")
+    ] = "127.0.0.1",
+    model: ModelPath = None,
+) -> None:
+    """Open a page, and an HTTP interface, that name photos and barcodes by a library."""
+    try:
+        from projects.bioscan_clip.inference.service.server import serve as serve_library
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "python_multipart", "uvicorn"):
+            raise
+        raise ValueError(
+            f"`serve` needs {error.name}, which is not installed; `pip install -r "
+            "requirements.txt`, or the extra `bioscan-clip[serve]`, brings it."
+        ) from error
+    serve_library(folder, host, port, model)
+
+
+@app.command()
 def doctor(
     experiment: Annotated[
         str | None, typer.Option(help="Experiment to check, such as bioscan_1m.")

@@ -1,27 +1,13 @@
 """The page in a real browser: plots are drawn, menus work, nothing is fetched."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from projects.bioscan_clip.reports.page import write_page
 from projects.bioscan_clip.reports.results import load_published
 
 PLOTS = ("accuracy", "classes", "similarity", "map")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    flags = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

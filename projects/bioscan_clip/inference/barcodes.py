@@ -207,7 +207,7 @@ class BarcodePlacer:
     def _vote_table(self, placed: Sequence[str]) -> npt.NDArray[np.int16]:
         """Return the commonest place of each k-mer: int16, shape ``(4**k,)``, -1 if unknown."""
         codes, places = [], []
-        for block in _blocks(placed):
+        for block in _blocks([barcode[: self.length] for barcode in placed]):
             kmers = kmers_of(block)
             rows, columns = np.nonzero(kmers >= 0)
             codes.append(kmers[rows, columns])

@@ -79,11 +79,11 @@ class Embed:
                 encoded = model.encode_image(
                     [photo_of(place) for place in places], on_error="skip", crop=self.crop
                 )
-                _keep(encoded, rows, vectors[name], what, errors, notes)
+                keep(encoded, rows, vectors[name], what, errors, notes)
             elif len(rows):
-                encoded, placed = _encode_barcodes(model, texts.iloc[rows].tolist())
+                encoded, placed = encode_barcodes(model, texts.iloc[rows].tolist())
                 texts.iloc[rows] = placed
-                _keep(encoded, rows, vectors[name], what, errors, notes)
+                keep(encoded, rows, vectors[name], what, errors, notes)
         for row in np.flatnonzero(~photos & ~barcodes):
             errors[row].append("there is neither a photo nor a barcode")
         described = table.assign(
@@ -222,8 +222,8 @@ def label_codes(table: pd.DataFrame) -> npt.NDArray[np.int64]:
     return np.stack([encode_taxa(np.array(column, dtype=bytes)) for column in texts], axis=1)
 
 
-def _encode_barcodes(model: Model, barcodes: Sequence[str]) -> tuple[Any, list[str]]:
-    """Embed barcodes, and return them as they were placed."""
+def encode_barcodes(model: Model, barcodes: Sequence[str]) -> tuple[Any, list[str]]:
+    """Embed barcodes, errors aside, and return them as they were placed."""
     encoded = model.encode_dna(barcodes, on_error="skip")
     good = [row for row in range(len(barcodes)) if row not in encoded.errors]
     placed = list(barcodes)
@@ -232,7 +232,7 @@ def _encode_barcodes(model: Model, barcodes: Sequence[str]) -> tuple[Any, list[s
     return encoded, placed
 
 
-def _keep(
+def keep(
     encoded: Any,
     rows: npt.NDArray[np.int64],
     target: Floats,
@@ -240,6 +240,7 @@ def _keep(
     errors: Sequence[list[str]],
     notes: Sequence[list[str]],
 ) -> None:
+    """Keep embeddings of some rows of a table, and by row what is said of them."""
     target[rows] = np.nan_to_num(encoded.embeddings)
     for found, kept in ((encoded.errors, errors), (encoded.notes, notes)):
         for position, text in found.items():

@@ -11,6 +11,7 @@ replaces it, so that whoever is killed leaves the library as it was. Beside it l
 """
 
 import copy
+import hashlib
 import importlib.metadata
 import json
 import shutil
@@ -28,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -209,6 +211,11 @@ class ReferenceLibrary:
         return str(self.about["model"]["hash"])
 
     @property
+    def hash(self) -> str:
+        """64 hexadecimal digits that change with every change of the library."""
+        return hashlib.sha256((self.folder / _FILE).read_bytes()).hexdigest()
+
+    @property
     def features(self) -> tuple[Feature, ...]:
         """By what specimens can be found."""
         held: list[Feature] = [
@@ -253,6 +260,14 @@ class ReferenceLibrary:
             ours = segments == segment
             found[ours] = self._barcodes[segment][rows[ours] - starts[segment]].astype(object)
         return [barcode.decode() for barcode in found]
+
+    def having_id(self, ids: Iterable[str]) -> Mask:
+        """Say which rows that can be found have one of some sample or process ids."""
+        wanted = pa.array(list(ids), pa.string())
+        columns = [self._table[name] for name in ("sampleid", "processid")]
+        having = [pc.is_in(column, value_set=wanted).to_numpy() for column in columns]
+        chosen: Mask = np.logical_or(*having) & self._kept
+        return chosen
 
     def search(self, queries: Floats, feature: Feature, k: int = 10) -> Found:
         """Find the most similar specimens.
@@ -391,11 +406,9 @@ class ReferenceLibrary:
             If an id is unknown; nothing is removed then.
         """
         wanted = set(ids)
-        columns = [np.asarray(self._table[name].to_pandas()) for name in ("sampleid", "processid")]
-        chosen = np.logical_or.reduce([pd.Series(column).isin(wanted) for column in columns])
-        chosen &= self._kept
-        known = {name for column in columns for name in column[chosen]}
-        unknown = sorted(wanted - known)
+        chosen = self.having_id(wanted)
+        known = self.table(np.flatnonzero(chosen))[["sampleid", "processid"]]
+        unknown = sorted(wanted.difference(*known.to_numpy(dtype=object)))
         if unknown:
             shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
             raise ValueError(f"{self.folder} has no specimen {shown}; nothing was removed.")

@@ -205,28 +205,45 @@ class Model:
             If a photo cannot be read, or the model has no encoder of photos.
         """
         from projects.bioscan_clip.datasets.cropping import USUAL_MARGIN
-        from projects.bioscan_clip.datasets.transforms import finish
         from projects.bioscan_clip.inference.photos import read_ahead
 
-        preprocessing = self._part("rgb")["preprocessing"]
-        mean, std = preprocessing["mean"], preprocessing["std"]
+        image_size = self._part("rgb")["preprocessing"]["image_size"]
         photos = list(photos)
         result = self._empty(len(photos))
         margin = self._part("rgb").get("crop_margin", USUAL_MARGIN) if crop == "auto" else None
         folder = None if save_crops is None else Path(save_crops)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        views = read_ahead(photos, preprocessing["image_size"], batch_size, margin, folder)
+        views = read_ahead(photos, image_size, batch_size, margin, folder)
         with self._progress("Photos", len(photos), show_progress) as advance:
             for batch in views:
                 _raise_first(batch.errors, "Photo", on_error)
                 result.errors |= batch.errors
                 result.notes |= batch.notes
                 if batch.rows:
-                    rgb = finish(batch.photos.to(self.device), mean=mean, std=std)
-                    result.embeddings[batch.rows] = self._embed("rgb", {"rgb": rgb})
+                    result.embeddings[batch.rows] = self.encode_views(batch.photos)
                 advance(len(batch.rows) + len(batch.errors))
         return result if on_error == "skip" else result.embeddings
+
+    def encode_views(self, views: Tensor) -> FloatArray:
+        """Embed photos that are cut to the encoder's size already, all at once.
+
+        Parameters
+        ----------
+        views : torch.Tensor
+            uint8, shape ``(N, 3, S, S)``, from
+            :func:`~projects.bioscan_clip.datasets.transforms.evaluation_view`.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32, shape ``(N, D)``, of unit length.
+        """
+        from projects.bioscan_clip.datasets.transforms import finish
+
+        preprocessing = self._part("rgb")["preprocessing"]
+        mean, std = preprocessing["mean"], preprocessing["std"]
+        return self._embed("rgb", {"rgb": finish(views.to(self.device), mean=mean, std=std)})
 
     @overload
     def encode_dna(

@@ -1,7 +1,6 @@
 """From files of specimens to a file of names."""
 
 import datetime
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,12 +42,35 @@ class Identify:
             vectors(embedded, "dna"),
             described["barcode"].fillna("").tolist(),
         )
-        named = identify(
-            _opened(self.library, self.restrict_to), queries, self.precision, self.top_k
-        )
-        named.insert(0, "id", described["id"])
-        named = named.assign(error=described["error"], note=described["note"])
-        return pa.Table.from_pandas(_with_all_columns(named), preserve_index=False)
+        library = _opened(self.library, self.restrict_to)
+        named = name_specimens(library, queries, described, self.precision, self.top_k)
+        return pa.Table.from_pandas(named, preserve_index=False)
+
+
+def name_specimens(
+    library: ReferenceLibrary,
+    queries: Queries,
+    described: pd.DataFrame,
+    precision: float,
+    top_k: int,
+) -> pd.DataFrame:
+    """Return what every list of names has, with the same columns and types for any specimens.
+
+    Parameters
+    ----------
+    library, queries, precision, top_k
+        See :func:`~projects.bioscan_clip.inference.identify.identify`.
+    described : pandas.DataFrame
+        ``id``, ``error`` and ``note`` of each query.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``id`` in front, then the names, with ``error`` and ``note`` at the end.
+    """
+    named = identify(library, queries, precision, top_k)
+    named.insert(0, "id", described["id"])
+    return _with_all_columns(named.assign(error=described["error"], note=described["note"]))
 
 
 def identify_to_file(
@@ -94,7 +116,6 @@ def identify_to_file(
     opened = ReferenceLibrary.open(library)
     source = model_of(opened, model)
     chosen = _opened(str(library), restrict_to)  # says now if nothing is of these taxa
-    library_hash = hashlib.sha256((library / "library.json").read_bytes()).hexdigest()
     options = {
         "precision": precision,
         "restrict_to": restrict_to,
@@ -107,13 +128,13 @@ def identify_to_file(
         "model": source,
         "model_hash": opened.model_hash,
         "library": str(library),
-        "library_hash": library_hash,
+        "library_hash": opened.hash,
         "library_specimens": len(chosen),
         "calibrated": sorted(opened.about["calibration"]),
         "specimens": len(table),
         **options,
     }
-    key = {"library": library_hash, **options, "work": "identify"}
+    key = {"library": about["library_hash"], **options, "work": "identify"}
     parts = Parts(out, table, PART, key)
     work = Identify(Embed(source, crop), str(library), restrict_to, precision, top_k)
     parts.run(work, "Identifying")
@@ -146,8 +167,11 @@ def _opened(folder: str, restrict_to: str | None) -> ReferenceLibrary:
 
 
 def _restriction(text: str) -> Restriction:
-    if "=" not in text or Path(text).exists():
-        return Path(text)
+    return Path(text) if "=" not in text or Path(text).exists() else parse_taxa(text)
+
+
+def parse_taxa(text: str) -> dict[str, list[str]]:
+    """Return names by rank, as in ``order=Diptera,order=Coleoptera``."""
     taxa: dict[str, list[str]] = {}
     for pair in text.split(","):
         rank, _, name = pair.partition("=")

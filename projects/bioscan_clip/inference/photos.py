@@ -24,6 +24,8 @@ from projects.bioscan_clip.datasets.transforms import evaluation_view
 
 Photo: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[Any]
 
+# PIL knows many more, some of which run other programs on what they are given.
+_FORMATS: Final = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")
 _WHITE: Final = (255, 255, 255, 255)
 _BATCHES_AHEAD: Final = 2
 
@@ -173,7 +175,7 @@ def _batch(start: int, views: "list[Future[tuple[Tensor, str]]]", image_size: in
 def _from_bytes(content: bytes) -> Tensor:
     if not content:
         raise ValueError("the file is empty")
-    image = open_photo(content)
+    image = open_photo(content, _FORMATS)
     if image.format == "JPEG" and image.mode in ("L", "RGB"):
         encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         pixels: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
@@ -212,7 +214,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ValueError):
         return str(error)
     if isinstance(error, Image.UnidentifiedImageError):
-        return "it is no photo in a format that can be read (JPEG, PNG, TIFF, WebP and others)"
+        return "it is no photo in a format that can be read (JPEG, PNG, TIFF, WebP, BMP or GIF)"
     return f"the photo is damaged ({str(error)[:100]})"
 
 

@@ -21,6 +21,9 @@ SHADES: Final = ("#f5f7f8", "#b9cfe0", "#5b93bd", "#0b4f7d")
 """From little to much."""
 
 _FOLDER = Path(__file__).parent
+LOOK: Final = (_FOLDER / "look.css").read_text("utf-8")
+"""Colours and shapes of all pages, light or dark."""
+
 _CONFIG = {"displayModeBar": False, "responsive": True}
 
 
@@ -42,7 +45,7 @@ class Plot:
 def style(figure: go.Figure, x_title: str, y_title: str, height: int = 400) -> None:
     """Give a figure the look of all pages.
 
-    Its colours of text, lines and ground are those of ``base.html.j2``, light or dark.
+    Its colours of text, lines and ground are those of ``look.css``, light or dark.
 
     Parameters
     ----------

@@ -1,0 +1,1 @@
+"""A page and an HTTP interface that name specimens by a reference library."""
