@@ -147,3 +147,12 @@ def test_cleaning_keeps_each_base_in_place(barcode):
     assert len(cleaned) == len(bases)
     assert cleaned == "".join(bases).replace("U", "T").replace("?", "N")
     assert clean_barcode(cleaned) == cleaned
+
+
+def test_references_may_be_longer_than_the_region(sample):
+    _, queries = sample
+    references = [*queries[:20], *(barcode + "ACGTTGCA" * 40 for barcode in queries[20:30])]
+    placer = BarcodePlacer(references)
+    assert placer.length == BARCODE_LENGTH
+    prepared = placer.prepare([references[-1][7:]])[0]
+    assert (prepared.shift, prepared.text[7:]) == (7, queries[29][7:])

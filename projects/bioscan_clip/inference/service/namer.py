@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -98,12 +99,7 @@ class Namer:
             query.errors.append("the model has no encoder of photos")
             return
         try:
-            width, height = open_photo(content).size
-            if width * height > _MOST_PIXELS:
-                raise ValueError(
-                    f"its {width} x {height} pixels are more than the {_MOST_PIXELS:,} that this "
-                    "service takes; cut it, or make it smaller"
-                )
+            _check_pixels(content)
             pixels = read_photo(content)
             height, width = pixels.shape[1:]
             box: Box | None = None
@@ -308,6 +304,16 @@ def read_barcodes(text: str) -> list[dict[str, str]]:
 
 _TABLES: Final[Mapping[str, str]] = {".tsv": "\t", ".csv": ","}
 _WRAPPED: Final = 120  # bases on a line of one barcode, at most
+
+
+def _check_pixels(content: bytes) -> None:
+    with suppress(OSError, SyntaxError):  # of which `read_photo` says what it is
+        width, height = open_photo(content).size
+        if width * height > _MOST_PIXELS:
+            raise ValueError(
+                f"its {width} x {height} pixels are more than the {_MOST_PIXELS:,} that this "
+                "service takes; cut it, or make it smaller"
+            )
 
 
 def _box(text: str, width: int, height: int) -> Box:
