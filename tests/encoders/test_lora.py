@@ -1,6 +1,7 @@
 """CLIBD's adapters in mmlearn's vision transformer, and that transformer's reference numbers."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import torch
 from hydra_zen import builds, instantiate
 from mmlearn.modules.encoders.vision import TimmViT
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
 from safetensors.torch import load_file
 from torch import nn
 
-from projects.bioscan_clip.encoders import QueryValueLora, clibd_vit_lora
+from projects.bioscan_clip.encoders import QueryValueLora, clibd_vit_lora, fuse_adapters
+from projects.bioscan_clip.encoders.lora import FusedLora
 
 PARITY = Path(__file__).parents[1] / "fixtures" / "parity"
 DIM = 12
@@ -98,6 +101,45 @@ def test_adapts_query_and_value_but_not_key(lora_alpha: int | None, scale: float
     np.testing.assert_allclose(query, expected_query, atol=1e-5)
     np.testing.assert_allclose(key, rows @ w_k.T + b_k, atol=1e-5)
     np.testing.assert_allclose(value, expected_value, atol=1e-5)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(
+    "config", [LoraConfig(r=RANK, lora_alpha=8, target_modules=["qkv"]), clibd_vit_lora(RANK, 8)]
+)
+def test_fused_adapters_equal_peft_s(config: LoraConfig, autocast: bool) -> None:
+    """The same outputs and gradients as of PEFT's own forward pass."""
+    model = get_peft_model(nn.ModuleDict({"qkv": nn.Linear(DIM, 3 * DIM)}), config)
+    names = list(model.state_dict())
+    fuse_adapters(model)
+    assert list(model.state_dict()) == names
+    (layer,) = (child for child in model.modules() if isinstance(child, FusedLora))
+    nn.init.normal_(layer.lora_B["default"].weight)
+    x = torch.randn(2, 3, DIM, requires_grad=True)
+    weights = [x, *(p for p in model.parameters() if p.requires_grad)]
+    results = []
+    for forward in (layer, partial(LoraLinear.forward, layer)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output = forward(x)
+        gradients = torch.autograd.grad(output.float().square().sum(), weights)
+        results.append((output, *gradients))
+    for ours, theirs in zip(*results, strict=True):
+        error = (ours - theirs).float().norm() / theirs.float().norm()
+        assert error < (0.02 if autocast else 1e-6)
+
+
+def test_what_is_not_fused_is_peft_s() -> None:
+    config = LoraConfig(r=2, target_modules=["qkv"], lora_bias=True)
+    model = get_peft_model(nn.ModuleDict({"qkv": nn.Linear(DIM, DIM)}), config)
+    (layer,) = (child for child in model.modules() if isinstance(child, LoraLinear))
+    nn.init.normal_(layer.lora_B["default"].bias)
+    x = torch.randn(2, DIM)
+    expected = layer(x)
+    fuse_adapters(model)
+    assert isinstance(layer, FusedLora)
+    torch.testing.assert_close(layer(x), expected)
+    with model.disable_adapter():
+        torch.testing.assert_close(layer(x), layer.base_layer(x))
 
 
 def test_a_starts_as_a_linear_layer_of_rank_r() -> None:

@@ -8,6 +8,7 @@ What is the same work for every pixel of a batch (flips, rotation, normalisation
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -220,11 +221,11 @@ def finish(
     Returns
     -------
     torch.Tensor
-        float32, shape ``(B, 3, S, S)``. Pixels from outside a photo are 0, the mean colour.
+        float32, shape ``(B, 3, S, S)``, the colours of a pixel side by side in memory, which
+        convolutions are quicker with. Pixels from outside a photo are 0, the mean colour.
     """
-    middle = 255 * photos.new_tensor(mean, dtype=torch.float32)[:, None, None]
-    spread = 255 * photos.new_tensor(std, dtype=torch.float32)[:, None, None]
-    finished = torch.empty(photos.shape, dtype=torch.float32, device=photos.device)
+    middle, spread = (_per_colour(tuple(values), photos.device) for values in (mean, std))
+    finished = torch.empty(photos.shape, device=photos.device, memory_format=torch.channels_last)
     at_once = _ON_CPU_AT_ONCE if photos.device.type == "cpu" else max(len(photos), 1)
     for start in range(0, len(photos), at_once):
         part = slice(start, start + at_once)
@@ -234,6 +235,12 @@ def finish(
             posed, inside = _pose(photos[part], poses[part])
             torch.sub(posed, middle, out=finished[part]).div_(spread).mul_(inside[:, None])
     return finished
+
+
+@cache
+def _per_colour(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Put shares of brightness where photos are, as ``(3, 1, 1)`` from 0 to 255, only once."""
+    return 255 * torch.tensor(values, device=device)[:, None, None]
 
 
 def _pose(photos: torch.Tensor, poses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

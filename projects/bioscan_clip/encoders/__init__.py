@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "barcode_bert": ["BarcodeBERT"],
-        "lora": ["QueryValueLora", "clibd_vit_lora"],
+        "lora": ["QueryValueLora", "clibd_vit_lora", "fuse_adapters"],
         "text": ["BERT_SAMPLE", "TextEncoder"],
         "weights": ["PretrainedWeights", "load_into", "load_weights"],
     },

@@ -1,4 +1,4 @@
-"""CLIBD's low-rank adapters for a timm vision transformer."""
+"""Low-rank adapters that are quick, and CLIBD's for a timm vision transformer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -50,7 +50,56 @@ def clibd_vit_lora(
     return config
 
 
-class QueryValueLora(LoraLinear):
+class FusedLora(LoraLinear):
+    r"""PEFT's adapter of a linear layer, added to the layer's output by one matrix product.
+
+    PEFT computes :math:`W x + b`, then :math:`B A x`, scales it and adds it: three passes over what
+    is as large as the output, and two backward. Here :math:`B`, which is small, is scaled, and the
+    product adds to the output. Whatever PEFT's layer can do besides, merging, switching off or
+    several adapters, is left to it.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Map ``(..., D)`` to ``(..., D')``."""
+        adapter = self._only_adapter()
+        if adapter is None or args or kwargs:
+            mapped: Tensor = super().forward(x, *args, **kwargs)
+            return mapped
+        if torch.is_autocast_enabled(x.device.type):  # once, not for each product
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        low = F.linear(self.lora_dropout[adapter](x), self.lora_A[adapter].weight)
+        up = self.scaling[adapter] * self.up_weight(adapter)
+        result = self.base_layer(x)
+        added: Tensor = torch.addmm(result.flatten(0, -2), low.flatten(0, -2), up.T)
+        return added.view(result.shape)
+
+    def up_weight(self, adapter: str) -> Tensor:
+        """Return what maps A's outputs to the layer's, shape ``(D', r)``."""
+        weight: Tensor = self.lora_B[adapter].weight
+        return weight
+
+    def _only_adapter(self) -> str | None:
+        """Return the one adapter that is to be added to the layer, if it is a plain one."""
+        active = [name for name in self.active_adapters if name in self.lora_A]
+        if self.disable_adapters or self.merged or len(active) != 1 or self.lora_variant:
+            return None
+        return None if getattr(self.lora_B[active[0]], "bias", None) is not None else active[0]
+
+
+def fuse_adapters(model: nn.Module) -> None:
+    """Let each of PEFT's plain adapters of linear layers be a :class:`FusedLora`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Changed in place. Names and values of its parameters stay.
+    """
+    for layer in model.modules():
+        if type(layer) is LoraLinear:
+            layer.__class__ = FusedLora
+
+
+class QueryValueLora(FusedLora):
     r"""Adapters on query and value of a fused linear layer from D to 3 D features.
 
     With the frozen layer's output split in ``q, k, v``, the result is [1]_
@@ -90,13 +139,18 @@ class QueryValueLora(LoraLinear):
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
+    def up_weight(self, adapter: str) -> Tensor:
+        """Return what maps A's outputs to query, key and value, shape ``(3 D, 2 r)``."""
+        up_query, up_value = self.lora_B[adapter].weight
+        features, rank = up_query.shape
+        up: Tensor = F.pad(up_query, (0, rank, 0, 2 * features))
+        return up + F.pad(up_value, (rank, 0, 2 * features, 0))
+
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Return what merging an adapter adds to the layer's weight, shape ``(3 D, D)``."""
-        down_query, down_value = self.lora_A[adapter].weight.chunk(2)
-        up_query, up_value = self.lora_B[adapter].weight
-        query = up_query @ down_query
-        value = up_value @ down_value
-        delta: Tensor = torch.cat([query, torch.zeros_like(query), value]) * self.scaling[adapter]
+        delta: Tensor = (
+            self.scaling[adapter] * self.up_weight(adapter) @ self.lora_A[adapter].weight
+        )
         return delta
 
 

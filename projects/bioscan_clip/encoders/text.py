@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+import torch
 from mmlearn.datasets.core.modalities import Modalities
 from torch import nn
 from transformers import AutoConfig, AutoModelForTextEncoding, PretrainedConfig
@@ -86,6 +87,10 @@ class TextEncoder(nn.Module):
             ``last_hidden_state`` is the embedding, shape ``(B, hidden_size)``.
         """
         mask = inputs.get(Modalities.TEXT.attention_mask)
+        if mask is not None:
+            # As what is added to similarities. Of a mask as it comes, transformers asks first
+            # whether all of it is 1, which waits for the GPU.
+            mask = (1 - mask[:, None, None].float()) * torch.finfo(torch.float32).min
         outputs = self.model(input_ids=inputs[Modalities.TEXT.name], attention_mask=mask)
         hidden = outputs.last_hidden_state
         if self.pooling == "mean":

@@ -18,17 +18,24 @@ from projects.bioscan_clip.datasets.taxonomy import UNKNOWN
 LABELS: Final = "labels"
 """Where losses that need labels find them beside the ids of each modality."""
 
+MATCHED: Final = "matched"
+"""Where losses find what :func:`are_matched` says of these ids."""
+
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Of the two modalities of a pair."""
 
 
-class _GatheredLoss(nn.Module):
-    """A contrastive loss over the batches of all processes, the weighted sum over pairs."""
+class GatheredLoss(nn.Module):
+    """A contrastive loss over the batches of all processes, the weighted sum over pairs.
+
+    Rows of two modalities with the same ids belong together, or where there are labels, each row
+    and that of the same number.
+    """
 
     def forward(
         self,
         embeddings: Mapping[str, torch.Tensor],
-        example_ids: Mapping[str, torch.Tensor],
+        example_ids: Mapping[str, Any],
         logit_scale: torch.Tensor,
         modality_loss_pairs: Sequence[LossPairSpec],
     ) -> torch.Tensor:
@@ -41,7 +48,8 @@ class _GatheredLoss(nn.Module):
             modality that is missing here must be missing in all processes; its pairs are left out.
         example_ids : mapping of str to torch.Tensor
             By modality (``rgb``), shape ``(B, 2)``: data set and specimen. In their place, under
-            :data:`LABELS`, labels: int64, shape ``(B,)`` or ``(B, 4)``, -1 if unknown.
+            :data:`LABELS`, labels: int64, shape ``(B,)`` or ``(B, 4)``, -1 if unknown. One process
+            need not compare ids, for which it waits for a GPU, if :data:`MATCHED` is true.
         logit_scale : torch.Tensor
             Scalar s.
         modality_loss_pairs : sequence of LossPairSpec
@@ -62,6 +70,8 @@ class _GatheredLoss(nn.Module):
             ids = dict.fromkeys(gathered, gather(example_ids[LABELS]))
         else:
             ids = {name: gather(example_ids[name]) for name in gathered}
+        one = _processes() == 1
+        matched = LABELS in example_ids or (one and example_ids.get(MATCHED, False))
         total = torch.zeros((), device=logit_scale.device)
         for pair in modality_loss_pairs:
             first, second = pair.modalities
@@ -70,6 +80,9 @@ class _GatheredLoss(nn.Module):
                     (gathered[first], gathered[second]),
                     (ids[first], ids[second]),
                 )
+                if not matched:
+                    rows, columns = matching_rows(*identities)
+                    embedded = (embedded[0][rows], embedded[1][columns])
                 total = total + pair.weight * self._pair_loss(
                     embedded, identities, logit_scale.float()
                 )
@@ -79,7 +92,7 @@ class _GatheredLoss(nn.Module):
         raise NotImplementedError
 
 
-class LabelAwareContrastiveLoss(_GatheredLoss):
+class LabelAwareContrastiveLoss(GatheredLoss):
     r"""Contrastive loss in which specimens of one BIN, or species, are each other's positives.
 
     For similarities :math:`S_{ij} = s \, a_i \cdot b_j` and targets :math:`T_{ij} = 1` where
@@ -123,7 +136,7 @@ def _targets(labels: torch.Tensor) -> torch.Tensor:
     return same.float().fill_diagonal_(1)
 
 
-class ChunkedContrastiveLoss(_GatheredLoss):
+class ChunkedContrastiveLoss(GatheredLoss):
     r"""mmlearn's contrastive loss over all processes, a few rows of the similarities at a time.
 
     For the B pairs of specimens that have both modalities and their similarities
@@ -157,13 +170,8 @@ class ChunkedContrastiveLoss(_GatheredLoss):
         self.chunk_size = chunk_size
 
     def _pair_loss(self, embeddings: Pair, ids: Pair, scale: torch.Tensor) -> torch.Tensor:
-        """Compute this process's share.
-
-        Rows of two modalities with the same ids are positives.
-        """
-        rows_of_first, rows_of_second = matching_rows(*ids)
-        first = embeddings[0][rows_of_first]
-        second = embeddings[1][rows_of_second]
+        """Compute this process's share."""
+        first, second = embeddings
         one_way = self._share(first, partial(_cross_entropy, first, second, scale))
         return (one_way + self._share(second, partial(_cross_entropy, second, first, scale))) / 2
 
@@ -187,6 +195,21 @@ def _cross_entropy(
     """
     with torch.autocast(rows.device.type, enabled=False):
         return F.cross_entropy(scale * rows[chunk] @ columns.T, chunk, reduction="sum")
+
+
+def are_matched(example_ids: Mapping[str, torch.Tensor]) -> bool:
+    """Say whether all modalities have the same ids, each once, so that each row matches its own.
+
+    Parameters
+    ----------
+    example_ids : mapping of str to torch.Tensor
+        By modality, shape ``(B, 2)``, on the CPU.
+    """
+    if not example_ids:
+        return False
+    first, *others = example_ids.values()
+    same = all(ids.equal(first) for ids in others)
+    return same and len(first.unique(dim=0)) == len(first)
 
 
 def matching_rows(

@@ -21,6 +21,7 @@ from projects.bioscan_clip.datasets.schema import TEXT_IDS
 from projects.bioscan_clip.datasets.transforms import finish_batch
 from projects.bioscan_clip.encoders.barcode_bert import BarcodeBERT
 from projects.bioscan_clip.encoders.batches import in_eights
+from projects.bioscan_clip.encoders.lora import fuse_adapters
 from projects.bioscan_clip.encoders.text import TextEncoder
 from projects.bioscan_clip.tasks.checkpoints import (
     BASE_KEY,
@@ -28,7 +29,7 @@ from projects.bioscan_clip.tasks.checkpoints import (
     fill_in_frozen,
     leave_out_frozen,
 )
-from projects.bioscan_clip.tasks.losses import LABELS
+from projects.bioscan_clip.tasks.losses import LABELS, MATCHED, GatheredLoss, are_matched
 
 _BATCH_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -109,9 +110,11 @@ class BioscanPretraining(ContrastivePretraining):
             _check_chunks(self, gradient_cache_chunk)
         self.save_trainable_only = save_trainable_only
         self.evaluate_untrained = evaluate_untrained
+        fuse_adapters(self)
         self._seed = torch.initial_seed()
         self._losses: list[tuple[int, float, torch.Tensor]] = []
         self._losses_lost = 0
+        self._matched = False
         self._evaluated_batch: dict[str, Any] | None = None
         self._padded_batch: dict[str, Any] = {}
         self._encoded: dict[str, torch.Tensor] = {}
@@ -148,16 +151,19 @@ class BioscanPretraining(ContrastivePretraining):
     def on_before_batch_transfer(
         self, batch: dict[str, Any], dataloader_idx: int
     ) -> dict[str, Any]:
-        """Refuse tokens that an encoder does not know, which a GPU could not name."""
+        """Look at ids, and refuse unknown tokens, as long as no GPU has to wait for that."""
         prepared: dict[str, Any] = super().on_before_batch_transfer(batch, dataloader_idx)
         for modality, encoder in self.encoders.items():
             if isinstance(encoder, BarcodeBERT | TextEncoder):
                 self._check_tokens(prepared, modality, encoder.model.config.vocab_size)
+        self._matched = are_matched(prepared["example_ids"])
         return prepared
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Finish photos on the device that trains, and give a label-aware loss its labels."""
         batch = super().on_after_batch_transfer(batch, dataloader_idx)
+        if isinstance(self.loss_fn, GatheredLoss):
+            batch = {**batch, "example_ids": {**batch["example_ids"], MATCHED: self._matched}}
         if self._labels_of:
             ids = {**batch["example_ids"], LABELS: self._labels_of(batch)}
             batch = {**batch, "example_ids": ids}

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from projects.bioscan_clip.tasks.losses import ChunkedContrastiveLoss, Pair, matching_rows
+from projects.bioscan_clip.tasks.losses import ChunkedContrastiveLoss, Pair
 
 
 class SigLIPLoss(ChunkedContrastiveLoss):
@@ -34,9 +34,7 @@ class SigLIPLoss(ChunkedContrastiveLoss):
         self.bias = nn.Parameter(torch.tensor(init_bias))
 
     def _pair_loss(self, embeddings: Pair, ids: Pair, scale: torch.Tensor) -> torch.Tensor:
-        first, second = (
-            values[rows] for values, rows in zip(embeddings, matching_rows(*ids), strict=True)
-        )
+        first, second = embeddings
         return self._share(first, partial(_sigmoid_loss, first, second, scale, self.bias))
 
 

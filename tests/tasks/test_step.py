@@ -1,0 +1,174 @@
+"""What a training step does and does not do: with the sample's encoders, on invented batches."""
+
+from contextlib import nullcontext
+from functools import partial
+
+import lightning as L
+import pytest
+import torch
+from mmlearn.modules.encoders import TimmViT
+from mmlearn.modules.losses import ContrastiveLoss
+from mmlearn.tasks import ContrastivePretraining
+from peft import LoraConfig
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
+
+from projects.bioscan_clip.datasets.transforms import POSE, finish_batch
+from projects.bioscan_clip.encoders import BERT_SAMPLE, BarcodeBERT, TextEncoder
+from projects.bioscan_clip.tasks import BioscanPretraining, ChunkedContrastiveLoss
+
+BATCH, STEPS, SIZE = 6, 3, 16
+BERT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+def lora(targets, **options) -> LoraConfig:
+    return LoraConfig(r=2, target_modules=targets, **options)
+
+
+def task(task_class=BioscanPretraining, loss=None, **options):
+    """Build a task with small encoders of the published kinds, always of the same weights."""
+    torch.manual_seed(0)
+    vit = {"img_size": SIZE, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    encoders = {
+        "rgb": TimmViT(
+            "vit_base_patch16_224",
+            projection_dim=8,
+            pretrained=False,
+            model_kwargs=vit | options.pop("vit", {}),
+            peft_config=lora(["qkv"], modules_to_save=["head"]),
+        ),
+        "dna": BarcodeBERT(
+            1027,
+            8,
+            peft_config=lora(["query", "value"], modules_to_save=["decoder"]),
+            model_config_kwargs=BERT,
+        ),
+        "text": TextEncoder(
+            BERT_SAMPLE,
+            pretrained=False,
+            peft_config=lora(["query", "value"]),
+            model_config_kwargs=BERT,
+        ),
+    }
+    return task_class(
+        encoders,
+        {"text": nn.Sequential(nn.Linear(16, 8))},
+        loss=loss or ChunkedContrastiveLoss(),
+        optimizer=partial(torch.optim.AdamW, lr=1e-2, fused=True),
+        **options,
+    )
+
+
+def batch(number: int, specimens: int = BATCH) -> dict:
+    draw = torch.Generator().manual_seed(number)
+    ids = torch.stack([torch.zeros(specimens).long(), torch.arange(specimens)], dim=1)
+    lengths = torch.arange(15, 15 + specimens)
+    shape = (specimens, 3, SIZE, SIZE)
+    return {
+        "rgb": torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw),
+        POSE: torch.eye(2).repeat(specimens, 1, 1),
+        "dna": torch.randint(0, 1027, (specimens, 133), generator=draw),
+        "text": torch.randint(0, 1000, (specimens, 20), generator=draw),
+        "text_attention_mask": (torch.arange(20) < lengths[:, None]).long(),
+        "example_ids": dict.fromkeys(("rgb", "dna", "text"), ids),
+    }
+
+
+def train(model: L.LightningModule, batches: list[dict], **options) -> list[float]:
+    """Return the losses of an epoch."""
+    losses = []
+
+    class Losses(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, *_):
+            losses.append(outputs["loss"].detach())
+
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        callbacks=[Losses(), *options.pop("callbacks", [])],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(model, DataLoader(batches, batch_size=None))
+    return [float(loss) for loss in losses]
+
+
+def test_a_training_equals_mmlearn_s():
+    batches = [batch(number) for number in range(STEPS)]
+    ours, theirs = task(), task(ContrastivePretraining, ContrastiveLoss())
+    losses = train(ours, batches)
+    assert losses == pytest.approx(train(theirs, [finish_batch(b) for b in batches]), rel=1e-5)
+    assert losses[0] != losses[1]
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-3, atol=1e-5)
+
+
+class NoLooks(TorchDispatchMode):
+    """Refuses what needs to know a tensor's values, and so waits for a GPU to compute them."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        looks = ("_local_scalar_dense", "equal", "nonzero", "masked_select", "unique", "lift")
+        assert not any(look in name for look in looks if look != "equal" or name == "equal"), name
+        return function(*args, **(kwargs or {}))
+
+
+class WatchStep(L.Callback):
+    """From a batch's arrival where the model is to the end of its step; not the first one's."""
+
+    steps = 0
+
+    def on_train_batch_start(self, *_):
+        self.mode = NoLooks() if self.steps else nullcontext()
+        self.mode.__enter__()
+
+    def on_train_batch_end(self, *_):
+        self.mode.__exit__(None, None, None)
+        self.steps += 1
+
+
+def test_nothing_in_a_step_waits_for_the_device():
+    watch = WatchStep()
+    train(task(), [batch(number) for number in range(STEPS)], callbacks=[watch])
+    assert watch.steps == STEPS
+
+
+def test_a_look_is_noticed():
+    with pytest.raises(AssertionError, match="nonzero"), NoLooks():
+        torch.ones(2).nonzero()
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoLooks():
+        torch.ones(2).sum().item()
+
+
+def test_barcodes_are_attended_to_without_a_mask():
+    """Of which fused attention would be slower: all positions count."""
+    masks = []
+
+    class Attention(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if "attention" in function.overloadpacket.__name__:
+                masks.append((kwargs or {}).get("attn_mask"))
+            return function(*args, **(kwargs or {}))
+
+    encoder = task().encoders["dna"]
+    with torch.no_grad(), Attention():
+        encoder(batch(0))
+    assert masks == [None] * BERT["num_hidden_layers"]
+
+
+def test_ids_that_differ_or_repeat_are_compared():
+    twice = batch(0)
+    twice["example_ids"] = dict.fromkeys(twice["example_ids"], torch.zeros(BATCH, 2).long())
+    assert train(task(), [twice]) == pytest.approx(
+        train(task(ContrastivePretraining, ContrastiveLoss()), [finish_batch(twice)]), rel=1e-5
+    )
