@@ -1,11 +1,13 @@
 """Sweeps on SLURM nodes, small and on the CPU, with the README's options and with presets."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from projects.bioscan_clip.reports.results import collect_runs
+from tests.cluster.conftest import PROGRAM, SMALL
 
 pytestmark = pytest.mark.cluster
 
@@ -46,6 +48,23 @@ def test_two_nodes_train_as_one_process_does(sweep):
     for figure in ("step", "val/loss"):
         expected = end(one, processes=1)[figure]
         assert end(both, processes=2)[figure] == pytest.approx(expected, rel=0.01)
+
+
+def test_processes_of_a_script_s_own_srun_share_a_folder(sweep):
+    command = ["srun", "--ntasks-per-node=2", "--nodes=1", "--kill-on-bad-exit", PROGRAM, *SMALL]
+    options = ["trainer.devices=2", "trainer.max_epochs=1", "trainer.limit_train_batches=2"]
+    ended = subprocess.run(
+        [*command, *options],
+        cwd=sweep.folder,
+        env=sweep.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (run,) = (sweep.folder / "outputs" / "bioscan_sample").iterdir()
+    assert run.name.startswith("slurm-")
+    end(run, processes=2)
 
 
 def end(run: Path, processes: int) -> dict:

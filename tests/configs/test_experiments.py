@@ -143,6 +143,21 @@ def test_runs_of_one_second_have_folders_of_their_own():
     assert all(Path(folder).parts[:2] == ("outputs", "bioscan_1m") for folder in folders)
 
 
+def test_processes_of_a_slurm_step_share_a_folder_which_a_requeued_job_keeps(monkeypatch):
+    """In their environment, a step of one process may be a shell, in which runs follow runs."""
+
+    def folder(tasks: int, **variables: str) -> str:
+        step = {"JOB_ID": "12", "STEP_ID": "0", "STEP_NUM_TASKS": str(tasks), **variables}
+        for name, value in step.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+        config = compose("base_config", ["+experiment=bioscan_1m"], return_hydra_config=True)
+        return config.hydra.run.dir
+
+    same = {folder(2), folder(2, PROCID="1"), folder(2, RESTART_COUNT="1")}
+    assert same == {"./outputs/bioscan_1m/slurm-12-0"}
+    assert len(same | {folder(2, STEP_ID="1"), folder(2, JOB_ID="13"), folder(1), folder(1)}) == 5
+
+
 @pytest.mark.parametrize(
     "wrong", ["experiment_name=../x", "experiment_name=/tmp/x", "experiment_name=.", "seed=-1"]
 )
@@ -294,7 +309,9 @@ def trained_folder(tmp_path):
 def test_a_training_s_folder_is_for_that_training(trained_folder):
     check = CheckOptions().on_run_start
     check(in_folder(trained_folder))
-    check(in_folder(trained_folder, "dataloader.train.num_workers=0", "trainer.devices=2"))
+    config = in_folder(trained_folder, "dataloader.train.num_workers=0", "trainer.devices=2")
+    check(config)
+    assert config.hydra.output_subdir == ".hydra_resumed"  # other processes may read the first one
     for changed in ("seed=1", "task.optimizer.lr=1", "trainer.max_epochs=1"):
         part = changed.split("=")[0].split(".optimizer")[0]
         with pytest.raises(SystemExit, match=rf"another configuration \({part}\)\. Choose another"):

@@ -5,7 +5,9 @@ there), which adds the entries below to its config store; the YAML files beside 
 """
 
 import copyreg
+import os
 from collections.abc import Mapping
+from datetime import datetime
 from importlib import import_module
 from typing import Any, Final
 
@@ -16,7 +18,7 @@ from mmlearn.modules.encoders import TimmViT
 from mmlearn.modules.layers import MLP
 from mmlearn.modules.losses import ContrastiveLoss
 from mmlearn.tasks import ContrastivePretraining
-from omegaconf import II, MISSING
+from omegaconf import II, MISSING, OmegaConf
 from peft import LoraConfig
 
 from projects.bioscan_clip.datasets.loader import WindowedSampler
@@ -192,6 +194,17 @@ def _store_tasks() -> None:
     )
 
 
+def _run_folder() -> str:
+    """Name a run by its time, in microseconds so that no two runs of an experiment share a folder.
+
+    Processes that one `srun` starts would each have their own, and another one when SLURM puts
+    their job back in the queue: these are named by their job and its step.
+    """
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        return f"slurm-{os.environ['SLURM_JOB_ID']}-{os.environ['SLURM_STEP_ID']}"
+    return f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"
+
+
 def _let_submitit_pickle_torch_backends() -> None:
     """Pickle ``torch.backends`` by name, like any other module.
 
@@ -201,6 +214,7 @@ def _let_submitit_pickle_torch_backends() -> None:
     copyreg.pickle(type(torch.backends), lambda module: (import_module, (module.__name__,)))
 
 
+OmegaConf.register_new_resolver("run_folder", _run_folder, use_cache=True, replace=True)
 _let_submitit_pickle_torch_backends()
 _store_encoders()
 _store_sample_encoders()

@@ -64,10 +64,11 @@ def _check_folder(config: DictConfig) -> None:
     saved = folder / ".hydra" / "config.yaml"
     if not saved.is_file() or not any((folder / "checkpoints").glob("*.ckpt")):
         return
-    if config.job_type.value == "eval":
-        if config.hydra.output_subdir is not None:  # as in a process that Lightning started
-            with open_dict(config):
-                config.hydra.output_subdir = ".hydra_eval"
+    is_eval = config.job_type.value == "eval"
+    if config.hydra.output_subdir is not None:  # as in a process that Lightning started
+        with open_dict(config):
+            config.hydra.output_subdir = ".hydra_eval" if is_eval else ".hydra_resumed"
+    if is_eval:
         return
     before = OmegaConf.load(saved)
     changed = [name for name in _TRAINING if _text(before, name) != _text(config, name)]
