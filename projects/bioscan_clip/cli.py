@@ -42,6 +42,12 @@ data = typer.Typer(help="Get, make and check data files.", no_args_is_help=True)
 app.add_typer(data, name="data")
 library = typer.Typer(help="Known specimens that others are named by.", no_args_is_help=True)
 app.add_typer(library, name="library")
+model = typer.Typer(help="Trained models: import, export, look at.", no_args_is_help=True)
+app.add_typer(model, name="model")
+importing = typer.Typer(
+    help="Turn models of other projects into ones of this.", no_args_is_help=True
+)
+model.add_typer(importing, name="import")
 
 
 def _print_version(wanted: bool) -> None:
@@ -487,6 +493,80 @@ def identify(
     )
     print_summary(named, out)
     _list_failed(named[named["error"] != ""])
+
+
+@importing.command("clibd")
+def import_clibd(
+    file: Annotated[Path, typer.Argument(help="CLIBD's checkpoint, such as best.pth.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    force: Force = False,
+) -> None:
+    """Turn a checkpoint of CLIBD into a model of this project, with the same embeddings."""
+    from projects.bioscan_clip.inference import load_model
+
+    load_model(file, device="cpu").save_pretrained(out, force=force)
+    typer.echo(f"Wrote {out}")
+
+
+@model.command("export")
+def export_model(
+    checkpoint: Annotated[
+        str, typer.Argument(help="A checkpoint, the folder of a run, or another model.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    evaluation: Annotated[
+        list[Path] | None,
+        typer.Option(help="Output folders of job_type=eval, one a seed, for the card."),
+    ] = None,
+    library: Annotated[
+        Path | None, typer.Option(help="A calibrated library of this model, for its calibration.")
+    ] = None,
+    keep_adapters: Annotated[
+        bool, typer.Option("--keep-adapters", help="Do not merge adapters into the weights.")
+    ] = False,
+    adapters_only: Annotated[
+        bool, typer.Option("--adapters-only", help="Leave out what training did not change.")
+    ] = False,
+    timm: Annotated[
+        Path | None, typer.Option(help="Also write the photo encoder as timm's, to this folder.")
+    ] = None,
+    push_to: Annotated[
+        str | None, typer.Option(help="Also upload it to owner/name on the Hugging Face Hub.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Write a model as a folder to publish, without a pickle and with a card."""
+    from projects.bioscan_clip.inference import load_model
+    from projects.bioscan_clip.inference.exporting import save_timm
+
+    loaded = load_model(checkpoint, device="cpu")
+    options: dict[str, Any] = {
+        "merge": not keep_adapters,
+        "adapters_only": adapters_only,
+        "evaluations": evaluation or [],
+        "library": library,
+    }
+    loaded.save_pretrained(out, repo_id=push_to, force=force, **options)
+    typer.echo(f"Wrote {out}")
+    if timm is not None:
+        typer.echo(f"Wrote {save_timm(loaded, timm)}")
+    if push_to is not None:
+        typer.echo(f"Uploaded to {loaded.push_to_hub(push_to, **options)}")
+
+
+@model.command("info")
+def show_model(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A checkpoint, a folder, hf-hub:owner/name, or a file of CLIBD."
+        ),
+    ],
+) -> None:
+    """Say what a model is, without loading its weights."""
+    from projects.bioscan_clip.inference.card import print_model
+
+    print_model(source)
 
 
 @app.command()

@@ -6,12 +6,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from projects.bioscan_clip.tasks.checkpoints import (
-    check_fit,
-    fill_in_frozen,
-    hash_weights,
-    leave_out_frozen,
-)
+from projects.bioscan_clip.encoders.frozen import fill_in_frozen, hash_weights, leave_out_frozen
+from projects.bioscan_clip.tasks.checkpoints import check_fit
 
 
 class Encoder(nn.Module):

@@ -118,6 +118,10 @@ class TaxonTokenizer:
             for column, values in rows.items()
         }
 
+    def save(self, file: Path) -> None:
+        """Write it as a ``tokenizer.json``."""
+        self._tokenizer.save(str(file))
+
 
 def _uncased_bert(vocabulary: Path) -> Tokenizer:
     tokenizer = Tokenizer(WordPiece.from_file(str(vocabulary), unk_token="[UNK]"))

@@ -1,5 +1,8 @@
 """What a checkpoint says of its model: how to build the encoders and to prepare their input."""
 
+import hashlib
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import version
@@ -10,7 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from projects.bioscan_clip.datasets.schema import BARCODE, IMAGE, IMAGE_LENGTH
+from projects.bioscan_clip.datasets.schema import (
+    BARCODE,
+    IDENTIFIERS,
+    IMAGE,
+    IMAGE_LENGTH,
+    RANKS,
+    UNKNOWN_NAMES,
+)
 from projects.bioscan_clip.datasets.transforms import CLIP_MEAN, CLIP_STD, decode_photo
 
 CONFIGURATION_KEY: Final = "bioscan_clip"
@@ -24,8 +34,15 @@ MODALITIES: Final = ("rgb", "dna", "text")
 
 _REFERENCE_BARCODES: Final = 500
 _REFERENCE_PHOTOS: Final = 50
+_ORDERS: Final = 5
+_DATA_SETS: Final = {
+    "BIOSCAN_1M_HDF5": "BIOSCAN-1M",
+    "BIOSCAN_5M_HDF5": "BIOSCAN-5M",
+    "BIOSCAN_SAMPLE_HDF5": "BIOSCAN-sample",
+}
 # What an encoder is; its other arguments say where first weights are from and what is trained.
 _ARGUMENTS: Final = ("_target_", "model_name", "projection_dim", "model_kwargs", "pooling")
+_OF_BERT: Final = re.compile(r"(embeddings|encoder\.layer)\..+")
 _NOT_OF_THE_MODEL: Final = ("transformers_version", "_name_or_path", "dtype", "use_cache")
 
 
@@ -48,7 +65,7 @@ def describe_model(
     dict
         ``format_version``, ``version`` of this project, ``experiment``, ``seed``, and for each of
         the ``modalities``: ``encoder`` with its class and arguments, ``lora`` and ``head`` or None,
-        and ``preprocessing`` of photos or ``tokenizer`` of texts.
+        whether it was ``pretrained``, and ``preprocessing`` of photos or ``tokenizer`` of texts.
     """
     heads = config.get("heads") or {}
     modalities = {}
@@ -61,6 +78,11 @@ def describe_model(
             | ({"config": _of_the_model(bert_configs[name])} if name in bert_configs else {}),
             "lora": _plain(encoder.get("peft_config")),
             "head": _plain(heads.get(name)),
+            "pretrained": bool(
+                encoder.get("pretrained_checkpoint_path")
+                if name == "dna"
+                else encoder.get("pretrained", True)
+            ),
         } | _preparation(name, encoder, config["dataset"])
     return {
         "format_version": FORMAT_VERSION,
@@ -95,16 +117,19 @@ def check_format(configuration: Mapping[str, Any], where: str | Path) -> None:
 
 
 def infer_bert_config(
-    state_dict: Mapping[str, Tensor], encoder: Mapping[str, Any]
+    state_dict: Mapping[str, Tensor], modality: str, stated: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Infer the sizes of a BarcodeBERT from its weights.
+    """Infer the sizes of a BERT from its weights.
 
     Parameters
     ----------
     state_dict : mapping of str to torch.Tensor
         Of the checkpoint.
-    encoder : mapping
-        The encoder's arguments, which say what weights do not tell, the number of heads say.
+    modality : str
+        ``dna`` or ``text``.
+    stated : mapping, optional
+        What is known besides; it wins. Weights do not tell the number of heads, which are taken to
+        be 64 wide.
 
     Returns
     -------
@@ -112,9 +137,10 @@ def infer_bert_config(
         Arguments of :class:`transformers.BertConfig`.
     """
     shapes = {
-        name.replace(".base_layer.", ".").partition(".bert.")[2]: tuple(weight.shape)
+        found[0]: tuple(weight.shape)
         for name, weight in state_dict.items()
-        if name.startswith("encoders.dna.")
+        if name.startswith(f"encoders.{modality}.")
+        and (found := _OF_BERT.search(name.replace(".base_layer.", ".")))
     }
     vocabulary, hidden = shapes["embeddings.word_embeddings.weight"]
     layers = {name.split(".")[2] for name in shapes if name.startswith("encoder.layer.")}
@@ -126,7 +152,7 @@ def infer_bert_config(
         "intermediate_size": shapes["encoder.layer.0.intermediate.dense.weight"][0],
         "max_position_embeddings": shapes["embeddings.position_embeddings.weight"][0],
         "type_vocab_size": shapes["embeddings.token_type_embeddings.weight"][0],
-    } | (encoder.get("model_config_kwargs") or {})
+    } | dict(stated or {})
 
 
 def tokenizer_name(model_name_or_path: str) -> str:
@@ -136,16 +162,17 @@ def tokenizer_name(model_name_or_path: str) -> str:
     return SAMPLE_TOKENIZER if is_sample else model_name_or_path
 
 
-def learn_from_data(description: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
+def learn_from_data(description: dict[str, Any], dataset: Mapping[str, Any]) -> None:
     """Add to a description what its training split tells.
 
-    These are ``reference_barcodes``, some of the split's, by which others are placed, and
-    ``crop_margin``, how much room its photos leave around specimens, where the file holds any.
+    These are ``reference_barcodes``, some of the split's, by which others are placed;
+    ``crop_margin``, how much room its photos leave around specimens, where the file holds any; and
+    ``data``: which specimens they are, how many, and of which taxa.
 
     Parameters
     ----------
     description : mapping
-        From :func:`describe_model`; its modalities are changed in place.
+        From :func:`describe_model`; changed in place.
     dataset : mapping
         Arguments of :class:`~projects.bioscan_clip.datasets.BIOSCANInsectDataset`.
 
@@ -162,9 +189,22 @@ def learn_from_data(description: Mapping[str, Any], dataset: Mapping[str, Any]) 
         own_member,
     )
 
-    modalities = description["modalities"]
-    with open_file(dataset["path_to_hdf5_file"]) as file:
+    modalities, path = description["modalities"], Path(dataset["path_to_hdf5_file"])
+    with open_file(path) as file:
         split = own_member(file, dataset["split"])
+        ids = own_member(split, IDENTIFIERS[0])[:]
+        names = {rank: _classified(own_member(split, rank)[:]) for rank in RANKS}
+        orders = Counter(names[RANKS[0]]).most_common(_ORDERS)
+        description["data"] = {
+            "name": _DATA_SETS.get(dataset.get("path_variable") or "", path.stem),
+            "file": path.name,
+            "file_size": path.stat().st_size,
+            "split": dataset["split"],
+            "specimens": len(ids),
+            "sha256": hashlib.sha256(b"\n".join(ids.tolist())).hexdigest(),
+            "taxa": {rank: len(set(each)) for rank, each in names.items()},
+            "orders": {name: round(count / len(ids), 4) for name, count in orders},
+        }
         if "dna" in modalities and BARCODE in split:
             column = own_member(split, BARCODE)
             rows = _spread(len(column), _REFERENCE_BARCODES)
@@ -182,6 +222,10 @@ def _decodable(photos: Iterable[npt.NDArray[np.uint8]]) -> Iterator[Tensor]:
     for photo in photos:
         with suppress(ValueError):
             yield decode_photo(photo)
+
+
+def _classified(names: npt.NDArray[np.bytes_]) -> list[str]:
+    return [name.decode() for name in names.tolist() if name not in UNKNOWN_NAMES]
 
 
 def _spread(length: int, count: int) -> list[int]:

@@ -179,7 +179,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        What Lightning collected: ``state_dict``, on the CPU, and all else.
+        What Lightning collected: ``state_dict``, on the CPU, and all else. Of a file that holds
+        weights alone, only ``state_dict``.
 
     Raises
     ------
@@ -197,7 +198,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     ):
         others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(_Inert, name) for name in others]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if _is_state_dict(content):
+        return {"state_dict": content}
     if not isinstance(content, dict) or not _is_state_dict(content.get("state_dict")):
         raise ValueError(
             f"{path} is no checkpoint of a training: expected a dictionary with `state_dict`."

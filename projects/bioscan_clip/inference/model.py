@@ -18,22 +18,16 @@ from torch import Tensor, nn
 from projects.bioscan_clip.datasets.schema import TEXT_IDS, TEXT_MASK
 from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
 from projects.bioscan_clip.encoders.batches import in_eights
-from projects.bioscan_clip.encoders.configuration import (
-    CONFIGURATION_KEY,
-    SAMPLE_TOKENIZER,
-    check_format,
-    describe_model,
-    infer_bert_config,
-    learn_from_data,
-    tokenizer_name,
-)
+from projects.bioscan_clip.encoders.configuration import SAMPLE_TOKENIZER
+from projects.bioscan_clip.encoders.network import Network, embedding_width
+from projects.bioscan_clip.encoders.pretrained import LOGIT_SCALE, TOKENIZER_FILE, read_model
 from projects.bioscan_clip.encoders.text import BERT_SAMPLE
-from projects.bioscan_clip.encoders.weights import PretrainedWeights, load_into, read_checkpoint
+from projects.bioscan_clip.encoders.weights import PretrainedWeights, load_into
 from projects.bioscan_clip.files import progress
 from projects.bioscan_clip.inference.barcodes import BarcodePlacer, clean_barcode
-from projects.bioscan_clip.inference.network import Network, embedding_width
 
 if TYPE_CHECKING:
+    from projects.bioscan_clip.datasets.names import TaxonTokenizer
     from projects.bioscan_clip.inference.photos import Photo
 
 logger = logging.getLogger(__name__)
@@ -41,10 +35,6 @@ logger = logging.getLogger(__name__)
 FloatArray = npt.NDArray[np.float32]
 OnError = Literal["raise", "skip"]
 
-_CONFIG: Final = Path(".hydra") / "config.yaml"
-_BEST: Final = Path("checkpoints") / "best.ckpt"
-_LOGIT_SCALE: Final = "log_logit_scale"
-_LOSS: Final = "loss_fn."  # of no use without a training
 _HASHED: Final = ("encoder", "lora", "head", "preprocessing", "tokenizer")
 _WORDS: Final = {"rgb": "photos", "dna": "barcodes", "text": "names"}
 
@@ -88,8 +78,12 @@ class Model:
         What the model is, in plain values.
     device : torch.device
         Where it computes.
-    logit_scale : float
-        By which similarities are multiplied in training.
+    source : pathlib.Path
+        Where it is from.
+    network : torch.nn.Module
+        Its encoders and heads.
+    log_logit_scale : torch.Tensor
+        Logarithm of `logit_scale`, as training keeps it.
 
     Raises
     ------
@@ -107,11 +101,12 @@ class Model:
     ) -> None:
         self.configuration = dict(configuration)
         self.device = torch.device(device)
-        self._network = Network(configuration["modalities"])
-        weights = {n: weight for n, weight in state_dict.items() if not n.startswith(_LOSS)}
-        self.logit_scale = float(weights.pop(_LOGIT_SCALE, torch.zeros(())).exp())
-        load_into(self._network, PretrainedWeights(Path(source), weights))
-        self._network.to(self.device).eval().requires_grad_(False)
+        self.source = Path(source)
+        self.network = Network(configuration["modalities"])
+        weights = dict(state_dict)
+        self.log_logit_scale = weights.pop(LOGIT_SCALE, torch.zeros(()))
+        load_into(self.network, PretrainedWeights(self.source, weights))
+        self.network.to(self.device).eval()
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -123,6 +118,11 @@ class Model:
         """Length of an embedding."""
         return embedding_width(next(iter(self.configuration["modalities"].values())))
 
+    @property
+    def logit_scale(self) -> float:
+        """By which similarities are multiplied in training."""
+        return float(self.log_logit_scale.exp())
+
     @cached_property
     def hash(self) -> str:
         """64 hexadecimal digits that change with any weight and any way of preparing the input."""
@@ -131,7 +131,7 @@ class Model:
             for name, part in self.configuration["modalities"].items()
         }
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-        for name, weight in sorted(self._network.state_dict().items()):
+        for name, weight in sorted(self.network.state_dict().items()):
             digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
             digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
@@ -360,17 +360,47 @@ class Model:
         ValueError
             If a name is empty, or the model has no encoder of names.
         """
-        tokenize = _taxon_tokenizer(self._part("text")["tokenizer"]["name"])
+        tokenizer = self.taxon_tokenizer()
         result = self._empty(len(names))
         texts, result.errors = _checked(names, _clean_name, "Name", on_error)
 
         def embed(some: list[str]) -> FloatArray:
-            tokens, mask = (torch.from_numpy(part).to(self.device) for part in tokenize(some))
+            columns = tokenizer(some)
+            tokens, mask = (
+                torch.from_numpy(columns[name]).to(self.device) for name in (TEXT_IDS, TEXT_MASK)
+            )
             return self._embed("text", {"text": tokens, "text_attention_mask": mask})
 
         with self._progress("Names", len(set(texts.values())), show_progress) as advance:
             _fill(result.embeddings, texts, batch_size, embed, advance)
         return result if on_error == "skip" else result.embeddings
+
+    def taxon_tokenizer(self) -> "TaxonTokenizer":
+        """Return the tokenizer of names: the one beside the weights, or its public original.
+
+        Raises
+        ------
+        OSError
+            If it is neither cached nor to be downloaded.
+        """
+        from projects.bioscan_clip.datasets.names import TaxonTokenizer
+
+        name = self._part("text")["tokenizer"]["name"]
+        if (self.source / TOKENIZER_FILE).is_file():
+            name = str(self.source)
+        return TaxonTokenizer.from_pretrained(BERT_SAMPLE if name == SAMPLE_TOKENIZER else name)
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
+        """Write a folder that :func:`load_model` takes; see :func:`.exporting.save_pretrained`."""
+        from projects.bioscan_clip.inference.exporting import save_pretrained
+
+        return save_pretrained(self, folder, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish on the Hugging Face Hub; see :func:`.exporting.push_to_hub`."""
+        from projects.bioscan_clip.inference.exporting import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
 
     def _part(self, modality: str) -> dict[str, Any]:
         part: dict[str, Any] | None = self.configuration["modalities"].get(modality)
@@ -390,20 +420,24 @@ class Model:
     @torch.inference_mode()
     def _embed(self, modality: str, batch: dict[str, Tensor]) -> FloatArray:
         rows = len(batch[modality])
-        embeddings = self._network(modality, in_eights(batch))[:rows]
+        embeddings = self.network(modality, in_eights(batch))[:rows]
         return nn.functional.normalize(embeddings, p=2, dim=-1).float().cpu().numpy()
 
 
-def load_model(source: str | Path, device: str = "auto") -> Model:
+def load_model(
+    source: str | Path, device: str = "auto", modalities: Sequence[str] | None = None
+) -> Model:
     """Load a trained model.
 
     Parameters
     ----------
     source : str or pathlib.Path
-        A checkpoint, or the folder of a run, whose ``checkpoints/best.ckpt`` is taken. A checkpoint
-        of an older version is read with the ``.hydra/config.yaml`` of its run.
+        A checkpoint, the folder of a run, an exported folder, ``hf-hub:owner/name[@revision]`` or a
+        ``.pth`` file of CLIBD; see :func:`~projects.bioscan_clip.encoders.pretrained.read_model`.
     device : str, default="auto"
         ``cpu``, ``cuda`` or another of PyTorch's; ``auto`` is a GPU if there is one.
+    modalities : sequence of str, optional
+        Those of ``rgb``, ``dna`` and ``text`` to load; all if None.
 
     Returns
     -------
@@ -413,86 +447,16 @@ def load_model(source: str | Path, device: str = "auto") -> Model:
     Raises
     ------
     FileNotFoundError
-        If there is no such checkpoint, or an older one's run is not beside it.
+        If there is no such model, or an older checkpoint's run is not beside it.
+    OSError
+        If the Hugging Face Hub cannot be reached.
     ValueError
-        If it is damaged, of a newer version, or of a model that cannot be built.
+        If it is damaged, of a newer version, of a model that cannot be built, or lacks a modality.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        path = path / _BEST
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    checkpoint = read_checkpoint(path)
-    if "pretrained_weights" in checkpoint:
-        raise ValueError(
-            f"{path} holds only what was trained (save_trainable_only), without the pretrained "
-            "weights below it. job_type=eval can evaluate it; to use it here, train or resume with "
-            "task.save_trainable_only=false."
-        )
-    configuration = checkpoint.get(CONFIGURATION_KEY)
-    if configuration is None:
-        configuration = _older_configuration(path, checkpoint["state_dict"])
-    check_format(configuration, path)
-    return Model(configuration, checkpoint["state_dict"], device, path)
-
-
-def _older_configuration(path: Path, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Describe the model of a checkpoint that does not, by its run's configuration."""
-    from omegaconf import OmegaConf
-
-    file = next((f / _CONFIG for f in path.absolute().parents[:2] if (f / _CONFIG).is_file()), None)
-    if file is None:
-        raise FileNotFoundError(
-            f"{path} is of an older version and does not say what its encoders are. Leave it in "
-            f"the folder of its run, whose {_CONFIG} does."
-        )
-    run = OmegaConf.load(file)
-    parts = {"encoders": run.task.encoders, "heads": run.task.heads, "dataset": run.datasets.train}
-    config: dict[str, Any] = {
-        name: None if part is None else OmegaConf.to_container(part, resolve=True)
-        for name, part in parts.items()
-    }
-    encoders = config["encoders"]
-    bert_configs = {}
-    if encoders.get("dna"):
-        bert_configs["dna"] = infer_bert_config(state_dict, encoders["dna"])
-    if encoders.get("text"):
-        bert_configs["text"] = _text_config(encoders["text"])
-    config |= {"experiment": run.experiment_name, "seed": run.seed}
-    configuration = describe_model(config, bert_configs)
-    try:
-        learn_from_data(configuration, config["dataset"])
-    except (OSError, ValueError) as error:
-        logger.warning(
-            "The data that %s was trained on cannot be read (%s): barcodes are placed by the "
-            "standard COI region, and photos cropped with the usual margin.",
-            path,
-            error,
-        )
-    return configuration
-
-
-def _text_config(encoder: Mapping[str, Any]) -> dict[str, Any]:
-    from transformers import AutoConfig
-
-    name = tokenizer_name(encoder["model_name_or_path"])
-    folder = BERT_SAMPLE if name == SAMPLE_TOKENIZER else name
-    options = encoder.get("model_config_kwargs") or {}
-    config: dict[str, Any] = AutoConfig.from_pretrained(folder, **options).to_diff_dict()
-    return config
-
-
-def _taxon_tokenizer(name: str) -> Callable[[list[str]], tuple[npt.NDArray[np.int64], ...]]:
-    """Return what makes token ids and attention mask, int64 ``(N, 20)`` each, of N names."""
-    from projects.bioscan_clip.datasets.names import TaxonTokenizer
-
-    tokenizer = TaxonTokenizer.from_pretrained(BERT_SAMPLE if name == SAMPLE_TOKENIZER else name)
-
-    def tokenize(names: list[str]) -> tuple[npt.NDArray[np.int64], ...]:
-        columns = tokenizer(names)
-        return columns[TEXT_IDS], columns[TEXT_MASK]
-
-    return tokenize
+    read = read_model(source, modalities)
+    return Model(read.configuration, read.state_dict, device, read.path)
 
 
 def _clean_name(name: str) -> str:

@@ -21,14 +21,10 @@ from projects.bioscan_clip.datasets.schema import TEXT_IDS
 from projects.bioscan_clip.datasets.transforms import finish_batch
 from projects.bioscan_clip.encoders.barcode_bert import BarcodeBERT
 from projects.bioscan_clip.encoders.batches import in_eights
+from projects.bioscan_clip.encoders.frozen import BASE_KEY, fill_in_frozen, leave_out_frozen
 from projects.bioscan_clip.encoders.lora import fuse_adapters
 from projects.bioscan_clip.encoders.text import TextEncoder
-from projects.bioscan_clip.tasks.checkpoints import (
-    BASE_KEY,
-    check_fit,
-    fill_in_frozen,
-    leave_out_frozen,
-)
+from projects.bioscan_clip.tasks.checkpoints import check_fit
 from projects.bioscan_clip.tasks.losses import LABELS, MATCHED, GatheredLoss, are_matched
 
 _BATCH_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -1,9 +1,10 @@
-"""Encoders and heads, built from what a checkpoint says of them.
+"""Encoders and heads, built from what a model's configuration says of them.
 
 No code that a file names is run: encoders are those of the list below. mmlearn and Lightning are
 not imported, which would take longer than all else.
 """
 
+import os
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
+
+from projects.bioscan_clip.encoders.weights import with_adapters
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -24,22 +27,29 @@ class Network(nn.Module):
     modalities : mapping of str to mapping
         ``encoder``, ``lora`` and ``head`` of each modality; see
         :func:`~projects.bioscan_clip.encoders.configuration.describe_model`.
+    pretrained : bool, default=False
+        Whether encoders start from the pretrained weights that training starts from, below adapters
+        that are still to be loaded, or from random ones.
 
     Raises
     ------
     ValueError
         If an encoder or a head is none that can be built here.
+    FileNotFoundError, OSError
+        If pretrained weights cannot be found.
     """
 
-    def __init__(self, modalities: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, modalities: Mapping[str, Mapping[str, Any]], pretrained: bool = False
+    ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict()
         self.heads = nn.ModuleDict()
         with torch.random.fork_rng(devices=[]):  # first weights, which are replaced, draw from it
             for name, part in modalities.items():
-                self.encoders[name] = _build_encoder(part["encoder"], part["lora"])
+                self.encoders[name] = build_encoder(part, pretrained)
                 if part["head"] is not None:
-                    self.heads[name] = _build_head(part["head"])
+                    self.heads[name] = build_head(part["head"])
 
     def forward(self, modality: str, inputs: dict[str, Tensor]) -> Tensor:
         """Embed a batch of one modality: float32, shape ``(B, D)``, not yet of unit length."""
@@ -62,6 +72,8 @@ class TimmPhotoEncoder(nn.Module):
         Further arguments of :func:`timm.create_model`.
     peft_config : peft.PeftConfig, optional
         The adapters it was trained with.
+    pretrained : bool, default=False
+        Whether it starts from timm's weights.
     """
 
     def __init__(
@@ -70,16 +82,15 @@ class TimmPhotoEncoder(nn.Module):
         projection_dim: int,
         model_kwargs: Mapping[str, Any] | None = None,
         peft_config: "PeftConfig | None" = None,
+        pretrained: bool = False,
     ) -> None:
         super().__init__()
         import timm
 
-        model = timm.create_model(model_name, num_classes=projection_dim, **(model_kwargs or {}))
-        if peft_config is not None:
-            from peft import get_peft_model
-
-            model = get_peft_model(model, peft_config)
-        self.model = model
+        model = timm.create_model(
+            model_name, pretrained, num_classes=projection_dim, **(model_kwargs or {})
+        )
+        self.model = with_adapters(model, peft_config)
 
     def forward(self, inputs: dict[str, Tensor]) -> BaseModelOutput:
         """Embed ``rgb``, float32 of shape ``(B, 3, S, S)``."""
@@ -94,14 +105,18 @@ def embedding_width(part: Mapping[str, Any]) -> int:
     return int(encoder.get("projection_dim") or encoder["config"]["hidden_size"])
 
 
-def _build_encoder(encoder: Mapping[str, Any], lora: Mapping[str, Any] | None) -> nn.Module:
+def build_encoder(part: Mapping[str, Any], pretrained: bool = False) -> nn.Module:
+    """Build the encoder of a modality; `part` and `pretrained` are as in :class:`Network`."""
+    encoder, lora = part["encoder"], part["lora"]
     kind = _class_name(encoder)
     adapters = None if lora is None else _adapters(lora)
-    if kind == "TimmViT":
-        arguments = {name: encoder[name] for name in ("model_name", "projection_dim")}
+    if kind in ("TimmViT", "TimmPhotoEncoder"):
         kwargs = dict(encoder.get("model_kwargs") or {})
-        kwargs.pop("pretrained_cfg_overlay", None)  # says where first weights are from
-        return TimmPhotoEncoder(**arguments, model_kwargs=kwargs, peft_config=adapters)
+        if not pretrained:
+            kwargs.pop("pretrained_cfg_overlay", None)  # says where first weights are from
+        return TimmPhotoEncoder(
+            encoder["model_name"], encoder["projection_dim"], kwargs, adapters, pretrained
+        )
     if kind == "BarcodeBERT":
         from projects.bioscan_clip.encoders.barcode_bert import BarcodeBERT
 
@@ -109,6 +124,7 @@ def _build_encoder(encoder: Mapping[str, Any], lora: Mapping[str, Any] | None) -
         return BarcodeBERT(
             config.pop("vocab_size"),
             encoder["projection_dim"],
+            os.environ.get("BARCODEBERT_5MER") if pretrained else None,
             peft_config=adapters,
             model_config_kwargs=config,
             pooling=encoder.get("pooling", "softmax_mean"),
@@ -118,15 +134,18 @@ def _build_encoder(encoder: Mapping[str, Any], lora: Mapping[str, Any] | None) -
 
         from projects.bioscan_clip.encoders.text import TextEncoder
 
-        config = AutoConfig.for_model(**encoder["config"])
-        return TextEncoder(config, False, encoder.get("pooling", "mean"), peft_config=adapters)
+        source = (
+            part["tokenizer"]["name"] if pretrained else AutoConfig.for_model(**encoder["config"])
+        )
+        return TextEncoder(source, pretrained, encoder.get("pooling", "mean"), peft_config=adapters)
     raise ValueError(
         f"A model with the encoder {encoder['_target_']} can be evaluated by job_type=eval, but "
         "not be loaded here; TimmViT, BarcodeBERT and TextEncoder can."
     )
 
 
-def _build_head(head: Mapping[str, Any]) -> nn.Module:
+def build_head(head: Mapping[str, Any]) -> nn.Module:
+    """Build a head as mmlearn's ``MLP``; `head` holds its arguments."""
     unknown = {"hidden_dims_multiplier", "norm_layer"}.intersection(head)
     activation = (head.get("activation_layer") or {}).get("path", "").rpartition(".")[2]
     if _class_name(head) != "MLP" or unknown or not isinstance(head.get("bias", True), bool):
