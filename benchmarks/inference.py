@@ -20,8 +20,8 @@ from timing import shortest
 from torchvision.transforms import v2
 
 from projects.bioscan_clip.datasets.transforms import CLIP_MEAN, CLIP_STD, finish
-from projects.bioscan_clip.inference.model import Model
 from projects.bioscan_clip.encoders.network import Network
+from projects.bioscan_clip.inference.model import Model
 from projects.bioscan_clip.inference.photos import read_ahead
 
 SIZE, BATCH = 224, 64

@@ -257,7 +257,7 @@ def _with_modalities(
 
 
 def _names_of(configuration: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """Return the names of weights of these modalities; a loss's are of no use without a training."""
+    """Return the names of these modalities' weights; a loss is of no use without a training."""
     prefixes = tuple(
         f"{kind}.{name}." for kind in ("encoders", "heads") for name in configuration["modalities"]
     )
