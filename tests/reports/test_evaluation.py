@@ -177,7 +177,7 @@ def test_every_digit_is_kept(specimens, evaluation, tmp_path):
 def test_headline():
     names = [
         f"test/{pair}/{split}/{average}/top1/species"
-        for pair in ("rgb_to_dna", "rgb_to_rgb", "dna_to_dna")
+        for pair in ("rgb_to_dna", "rgb_to_rgb", "dna_to_dna", "averaged_to_averaged")
         for split in ("seen", "unseen", "harmonic")
         for average in ("micro", "macro")
     ]

@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from projects.bioscan_clip.datasets.taxonomy import encode_taxa
 from projects.bioscan_clip.reports.predictions import save_predictions
 from projects.bioscan_clip.scoring.evaluation import evaluate
+from projects.bioscan_clip.scoring.neighbours import PAIRS
 from projects.bioscan_clip.scoring.specimens import Specimens, table_of
 
 RANKS = ("order", "family", "genus", "species")
@@ -51,7 +52,7 @@ def test_every_specimen_stands_once_for_each_pair(saved):
     pairs = table.groupby(["query", "key", "split"]).size().to_dict()
     assert pairs == {
         (query, key, split): count
-        for query, key in (("rgb", "dna"), ("rgb", "rgb"), ("dna", "dna"))
+        for query, key in PAIRS
         for split, count in (("seen", 40), ("unseen", 30))
     }
     seen = table[(table["split"] == "seen") & (table["key"] == "rgb")]

@@ -69,6 +69,7 @@ ROLES = {
     "keys": ("all_keys",),
     "seen": ("test_seen", "val_seen"),
     "unseen": ("test_unseen", "val_unseen"),
+    "novel": ("other_heldout",),
 }
 
 
@@ -79,11 +80,12 @@ class Split:
 
 def test_roles_of_splits():
     """A second split of a role is for tuning, and a split that is there twice counts once."""
-    names = ("val_seen", "test_seen", "test_seen", "val_unseen", "train_seen")
+    names = ("val_seen", "test_seen", "test_seen", "val_unseen", "train_seen", "other_heldout")
     assert by_role(dict(enumerate(map(Split, names))), ROLES) == {
         "seen": [1],
         "tuning_seen": [0],
         "unseen": [3],
+        "novel": [5],
     }
     two_files = {0: Split("all_keys", "one.hdf5"), 1: Split("all_keys", "two.hdf5")}
     assert by_role(two_files, ROLES) == {"keys": [0, 1]}

@@ -23,7 +23,7 @@ from projects.bioscan_clip.tasks import (
 
 HEADLINE = [
     f"{pair}/{split}/{average}/top1/{rank}"
-    for pair in ("rgb_to_dna", "rgb_to_rgb", "dna_to_dna")
+    for pair in ("rgb_to_dna", "rgb_to_rgb", "dna_to_dna", "averaged_to_averaged")
     for split in ("seen", "unseen", "harmonic")
     for average in ("micro", "macro")
     for rank in ("order", "family", "genus", "species")

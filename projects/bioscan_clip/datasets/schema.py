@@ -42,9 +42,10 @@ SPLITS_5M: Final = (
 )  # fmt: skip
 
 Stage = Literal["val", "test"]
-Role = Literal["keys", "seen", "unseen", "tuning_seen", "tuning_unseen"]
+Role = Literal["keys", "seen", "unseen", "tuning_seen", "tuning_unseen", "novel"]
 """What specimens do in an evaluation: queries of seen and of unseen species take the labels of
-their nearest keys; thresholds are tuned on other queries than those that are scored."""
+their nearest keys; thresholds are tuned on other queries than those that are scored; novel ones
+are of species that no key has."""
 
 TRAINING_SPLIT: Final = "no_split_and_seen_train"
 SEEN_KEYS: Final = "seen_keys"

@@ -30,14 +30,15 @@ from projects.bioscan_clip.reports.results import Published, taxa_in_words
 from projects.bioscan_clip.scoring.confidence import ABSENT, PRECISION
 from projects.bioscan_clip.scoring.evaluation import Evaluation
 from projects.bioscan_clip.scoring.neighbours import PAIRS, Match
+from projects.bioscan_clip.scoring.open_world import METHODS
 
 _TEMPLATE: Final = Path(__file__).with_name("evaluation.html.j2")
 _ROLES: Final = {
     "keys": "keys",
     "seen": "queries of seen species",
     "unseen": "queries of unseen species",
+    "novel": "specimens of novel species",
 }
-_METHODS: Final = (("rgb", "is_du"), ("rgb", "linear_du"))
 _LARGEST_PAGE: Final = 20_000_000
 
 
@@ -227,7 +228,7 @@ def accuracy_rows(
     blocks: dict[str, list[tuple[str, list[str], bool]]] = {}
     columns = list(product(RANKS, splits))
     by_row = dict(list(metrics[metrics["k"] == 1].groupby(["query", "key", "average"])))
-    for pair, average in product((*PAIRS, *_METHODS), ("micro", "macro")):
+    for pair, average in product((*PAIRS, *METHODS), ("micro", "macro")):
         if (*pair, average) not in by_row:
             continue
         rows = blocks.setdefault(pair_name(pair), [])
@@ -249,9 +250,16 @@ def _cell(value: float, low: float = nan, high: float = nan) -> str:
 
 
 def decisions(metrics: pd.DataFrame) -> Iterator[str]:
-    """Say how well methods tell queries of seen species from those of unseen ones."""
-    rows = metrics[metrics["average"] == "decision"]
-    for pair in _METHODS:
+    """Say how well methods tell seen from unseen species, and similarity known from novel ones."""
+    decided = metrics["average"] == "decision"
+    novel = metrics[decided & (metrics["split"] == "novel")]
+    for query, key, value in zip(novel["query"], novel["key"], novel["value"], strict=True):
+        yield (
+            f"{pair_name((query, key))}: a query is nearer to its nearest key than a specimen of a "
+            f"novel species is with a probability of {value:.1%}, if some key has its species."
+        )
+    rows = metrics[decided & (metrics["split"] == "all")]
+    for pair in METHODS:
         of_pair = rows[(rows["query"] == pair[0]) & (rows["key"] == pair[1])]
         values = dict(zip(of_pair["level"], of_pair["value"], strict=True))
         if values:

@@ -34,6 +34,7 @@ FEATURES: Final = {
     "all": "any",
     "is_du": "photo or barcode (IS+DU)",
     "linear_du": "linear head or barcode",
+    "linear_fused": "linear head or both",
     **{name: f"barcode, {words}" for name, words in CORRUPTED.items() if name != "dna"},
 }
 NOTHING: Final = "none"

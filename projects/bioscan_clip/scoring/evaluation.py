@@ -21,7 +21,7 @@ from projects.bioscan_clip.scoring.neighbours import (
     nearest_keys,
 )
 from projects.bioscan_clip.scoring.open_world import Search as NearestKeys
-from projects.bioscan_clip.scoring.open_world import open_world
+from projects.bioscan_clip.scoring.open_world import novelty, open_world
 from projects.bioscan_clip.scoring.specimens import Specimens, queries_of
 
 logger = logging.getLogger(__name__)
@@ -123,6 +123,7 @@ def evaluate(
         mistake_table(keys, queries, neighbours),
         corruption_table(keys, queries, nearest, top_k),
         open_world(sets, nearest, linear_head),
+        novelty(sets, nearest),
         confidence_table(trust),
     )
     return Evaluation(sets, neighbours, metrics, trust)

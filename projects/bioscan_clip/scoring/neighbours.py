@@ -21,8 +21,9 @@ CONCATENATED: Final = "concatenated"
 ALL: Final = "all"
 """Keys among which a specimen stands once for each of its modalities."""
 
-PAIRS: Final = (("rgb", "dna"), ("rgb", "rgb"), ("dna", "dna"))
-"""The pairs of features that papers report, of queries and of keys."""
+PAIRS: Final = (("rgb", "dna"), ("rgb", "rgb"), ("dna", "dna"), (AVERAGED, AVERAGED))
+"""The pairs of features that are shown first, of queries and of keys: those that papers report, and
+photo and barcode together."""
 
 KEYS_AT_ONCE: Final = 8192
 QUERIES_AT_ONCE: Final = 1024

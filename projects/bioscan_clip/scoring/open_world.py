@@ -1,8 +1,9 @@
-"""Seen species by photo, others by barcode: CLIBD's methods that first decide which it is.
+"""Seen species by photo, others by barcode: methods that first decide which it is.
 
 A query photo is compared with photos of seen species. If it resembles one enough, it takes that
 species; if not, the labels of the unseen-species key whose barcode is nearest to the photo (Gong et
-al., CLIBD, ICLR 2025, arXiv 2405.17537: "IS+DU", and the same with a linear head).
+al., CLIBD, ICLR 2025, arXiv 2405.17537: "IS+DU", and the same with a linear head). A third method
+is ours: a linear head on the means of photo and barcode embeddings, for queries that have both.
 """
 
 import logging
@@ -16,17 +17,27 @@ import pandas as pd
 import torch
 from scipy.stats import rankdata
 
-from projects.bioscan_clip.datasets.schema import Role
+from projects.bioscan_clip.datasets.schema import RANKS, Role
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN
 from projects.bioscan_clip.scoring.accuracy import COLUMNS, accuracy_table, share_interval
 from projects.bioscan_clip.scoring.linear_head import fit_linear_head
-from projects.bioscan_clip.scoring.neighbours import Match, Neighbours, nearest_keys
+from projects.bioscan_clip.scoring.neighbours import (
+    AVERAGED,
+    PAIRS,
+    Match,
+    Neighbours,
+    nearest_keys,
+)
 from projects.bioscan_clip.scoring.specimens import SPLITS, Specimens, queries_of
 
 logger = logging.getLogger(__name__)
 
 IS_DU: Final = "is_du"
 LINEAR_DU: Final = "linear_du"
+LINEAR_FUSED: Final = "linear_fused"
+METHODS: Final = (("rgb", IS_DU), ("rgb", LINEAR_DU), (AVERAGED, LINEAR_FUSED))
+"""What the query is, and what the rows of metrics say under ``key``."""
+
 MOST_FITTED: Final = 100_000_000
 """Seen keys times species up to which a linear head is fitted unless that is asked for."""
 
@@ -62,7 +73,7 @@ def open_world(
     nearest: Search = nearest_keys,
     linear_head: bool | None = None,
 ) -> pd.DataFrame:
-    """Score both methods that decide between seen and unseen species.
+    """Score the methods that decide between seen and unseen species.
 
     Parameters
     ----------
@@ -79,10 +90,11 @@ def open_world(
     Returns
     -------
     pandas.DataFrame
-        Rows of query ``rgb`` and key ``is_du`` (nearest photo) or ``linear_du`` (linear head), as
-        of :func:`score_switch`. Empty where photos, barcodes, or a kind of keys or of queries that
-        is needed are missing, which a warning names; without a warning if it is unknown which keys
-        are of seen species, or there is nothing to tune on.
+        Rows of query ``rgb`` and key ``is_du`` (nearest photo) or ``linear_du`` (linear head), and
+        of query ``averaged`` and key ``linear_fused`` where all have both photo and barcode, as of
+        :func:`score_switch`. Empty where photos, barcodes, or a kind of keys or of queries that is
+        needed are missing, which a warning names; without a warning if it is unknown which keys are
+        of seen species, or there is nothing to tune on.
     """
     keys, queries, tuning = sets["keys"], queries_of(sets), queries_of(sets, tuning=True)
     nothing = pd.DataFrame(columns=list(COLUMNS))
@@ -93,8 +105,7 @@ def open_world(
     if lacking:
         logger.warning("Seen and unseen species are not told apart: there are no %s.", lacking)
         return nothing
-    photos, barcodes = keys.modalities["rgb"][seen], keys.modalities["dna"][~seen]
-    seen_labels, unseen_labels = keys.labels[seen], keys.labels[~seen]
+    seen_keys, unseen_keys = keys[seen], keys[~seen]
     both = [_Queries.of(tuning), _Queries.of(queries)]
 
     def label(
@@ -104,30 +115,78 @@ def open_world(
         similarities, rows = nearest(wanted, among, 1)
         return similarities[:, 0], labels[rows[:, 0].to(labels.device)]
 
-    if_unseen = [label(one.photos, barcodes, unseen_labels)[1].cpu() for one in both]
+    def score(method: tuple[str, str], predict: _Predict, unseen: torch.Tensor) -> pd.DataFrame:
+        candidates = []
+        for one in both:
+            wanted = one.features[method[0]]
+            scores, labels = predict(wanted)
+            others = label(wanted, unseen, unseen_keys.labels)[1]
+            candidates.append(
+                Candidates(scores.cpu(), labels.cpu(), others.cpu(), one.labels, one.seen)
+            )
+        return score_switch(method, *candidates)
 
-    def candidates(predict: _Predict) -> list[Candidates]:
-        found = [predict(one.photos) for one in both]
-        return [
-            Candidates(scores.cpu(), labels.cpu(), other, one.labels, one.seen)
-            for (scores, labels), other, one in zip(found, if_unseen, both, strict=True)
-        ]
-
-    by_photo = candidates(lambda wanted: label(wanted, photos, seen_labels))
-    tables = [score_switch(IS_DU, *by_photo)]
-    if _is_fitted(linear_head, seen_labels[:, -1]):
-        head = fit_linear_head(photos, seen_labels.to(photos.device))
-        tables.append(score_switch(LINEAR_DU, *candidates(head.predict)))
+    photos, barcodes = seen_keys.modalities["rgb"], unseen_keys.modalities["dna"]
+    tables = [score(METHODS[0], lambda wanted: label(wanted, photos, seen_keys.labels), barcodes)]
+    if _is_fitted(linear_head, seen_keys.labels[:, -1]):
+        labels = seen_keys.labels.to(photos.device)
+        tables.append(score(METHODS[1], fit_linear_head(photos, labels).predict, barcodes))
+        fused, others = seen_keys.averaged, unseen_keys.averaged
+        if fused is not None and others is not None and all(AVERAGED in q.features for q in both):
+            tables.append(score(METHODS[2], fit_linear_head(fused, labels).predict, others))
     return pd.concat(tables, ignore_index=True)
 
 
-def score_switch(method: str, tuning: Candidates, queries: Candidates) -> pd.DataFrame:
+def novelty(sets: Mapping[Role, Specimens], nearest: Search = nearest_keys) -> pd.DataFrame:
+    """Say how well the similarity to the nearest key tells novel species from those of keys.
+
+    Parameters
+    ----------
+    sets : mapping of Role to Specimens
+        ``keys``, queries, and ``novel``: specimens whose species no key has.
+    nearest : callable, default=nearest_keys
+        How nearest keys are found.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows of split ``novel``, for pairs of `PAIRS`: average ``decision`` and level ``auroc``, the
+        probability that a query of a species that some key has is nearer to its nearest key than a
+        novel specimen is; and accuracies of novel specimens from order to genus. Empty where there
+        are none.
+    """
+    keys, novel = sets["keys"], sets.get("novel")
+    queries = [each for each in queries_of(sets).values() if len(each)]
+    tables = [pd.DataFrame(columns=list(COLUMNS))]
+    if novel is None or not len(novel) or not queries:
+        return tables[0]
+    labels = torch.cat([each.labels[:, -1] for each in queries])
+    known = torch.isin(labels, keys.labels[:, -1]) & (labels != UNKNOWN)
+    for query, key in PAIRS:
+        among, of_novel = getattr(keys, key), getattr(novel, query)
+        of_others = [getattr(each, query) for each in queries]
+        embedded = (among, of_novel, *of_others)
+        if any(each is None or each.shape[1] != among.shape[1] for each in embedded):
+            continue
+        similarities, rows = nearest(of_novel, among, 1)
+        others = nearest(torch.cat(of_others)[known], among, 1)[0]
+        scores = torch.cat([others, similarities])[:, 0].cpu().numpy()
+        area = auroc(scores, np.arange(len(scores)) < len(others))
+        row = (query, key, "novel", "decision", 1, "auroc", area, np.nan, np.nan, len(scores))
+        found = {Match(query, key, "novel"): Neighbours(similarities, rows)}
+        accuracies = accuracy_table(keys, {"novel": novel}, found, top_k=(1,))
+        tables.append(accuracies[accuracies["level"] != RANKS[-1]])
+        tables.append(pd.DataFrame([row], columns=list(COLUMNS)))
+    return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+
+
+def score_switch(method: tuple[str, str], tuning: Candidates, queries: Candidates) -> pd.DataFrame:
     """Tune a method's threshold on some queries, and score it on others.
 
     Parameters
     ----------
-    method : str
-        What the rows say under ``key``.
+    method : tuple of str
+        What the rows say under ``query`` and ``key``.
     tuning : Candidates
         Queries to tune the threshold on; some of either kind must have a known species.
     queries : Candidates
@@ -151,7 +210,7 @@ def score_switch(method: str, tuning: Candidates, queries: Candidates) -> pd.Dat
     for split, chosen in (("seen", queries.seen), ("unseen", ~queries.seen)):
         rows = chosen.nonzero()
         asked[split] = Specimens(queries.labels[chosen])
-        neighbours[Match("rgb", method, split)] = Neighbours(queries.scores[rows], rows)
+        neighbours[Match(*method, split)] = Neighbours(queries.scores[rows], rows)
     accuracies = accuracy_table(answers, asked, neighbours, top_k=(1,))
 
     right, n = int((taken_for_seen == queries.seen).sum()), len(queries.seen)
@@ -160,7 +219,7 @@ def score_switch(method: str, tuning: Candidates, queries: Candidates) -> pd.Dat
         area = auroc(queries.scores.numpy(), queries.seen.numpy())
         decision.append(("auroc", area, np.nan, np.nan, n))
     decision.append(("threshold", threshold, np.nan, np.nan, tuned_on))
-    rows_of_decision = [("rgb", method, "all", "decision", 1, *row) for row in decision]
+    rows_of_decision = [(*method, "all", "decision", 1, *row) for row in decision]
     decisions = pd.DataFrame(rows_of_decision, columns=list(COLUMNS))
     return decisions if accuracies.empty else pd.concat([accuracies, decisions], ignore_index=True)
 
@@ -224,17 +283,22 @@ def _tune(tuning: Candidates) -> tuple[float, int]:
 
 @dataclass(frozen=True)
 class _Queries:
-    """Photos of both splits: embeddings (Q, D), labels (Q, 4) and which are of seen species."""
+    """Both splits together: embeddings (Q, D) by feature, labels (Q, 4), and which are seen."""
 
-    photos: torch.Tensor
+    features: Mapping[str, torch.Tensor]
     labels: torch.Tensor
     seen: torch.Tensor
 
     @classmethod
     def of(cls, queries: Mapping[str, Specimens]) -> "_Queries":
-        parts = queries.values()
+        parts = [part for part in queries.values() if len(part)]
+        features = {name: [getattr(part, name) for part in parts] for name in ("rgb", AVERAGED)}
         return cls(
-            torch.cat([part.modalities["rgb"] for part in parts if len(part)]),
+            {
+                name: torch.cat(values)
+                for name, values in features.items()
+                if all(each is not None for each in values)
+            },
             torch.cat([part.labels for part in parts]).cpu(),
             torch.cat([torch.full((len(p),), split == "seen") for split, p in queries.items()]),
         )

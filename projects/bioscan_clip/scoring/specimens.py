@@ -92,6 +92,13 @@ class Specimens:
         return {name: values for name, values in present.items() if values is not None}
 
     @property
+    def averaged(self) -> torch.Tensor | None:
+        """Means of photo and barcode embeddings, (N, D); None if they are not of one dimension."""
+        if self.rgb is None or self.dna is None or self.rgb.shape != self.dna.shape:
+            return None
+        return (self.rgb.float() + self.dna.float()) / 2
+
+    @property
     def names(self) -> pd.DataFrame:
         """The table, for those who cannot do without it.
 

@@ -93,7 +93,7 @@ def by_role(
     splits : mapping of str to sequence of str
         Names of splits: any of ``keys`` are keys; the first of ``seen`` that is there holds the
         queries that are scored, and the second those that thresholds are tuned on; likewise for
-        ``unseen``.
+        ``unseen``; any of ``novel`` are novel.
 
     Returns
     -------
@@ -115,6 +115,7 @@ def by_role(
         "keys": [place for place in distinct.values() if datasets[place].split in splits["keys"]],
         **dict(zip(("seen", "tuning_seen"), seen, strict=False)),
         **dict(zip(("unseen", "tuning_unseen"), unseen, strict=False)),
+        "novel": [place for name in splits["novel"] for place in by_split.get(name, ())],
     }
     return {role: chosen for role, chosen in roles.items() if chosen}
 

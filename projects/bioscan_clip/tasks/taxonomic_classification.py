@@ -59,6 +59,8 @@ class TaxonomicClassification(EvaluationHooks):
         holds the queries; thresholds are tuned on the second (see `docs/evaluation.md`).
     unseen : str or sequence of str, default=("test_unseen", "val_unseen")
         The same for other species.
+    novel : str or sequence of str, default=("other_heldout",)
+        Splits of specimens whose species no key has, which are used where they are among the data.
     report : {"off", "light", "full"}, default="full"
         What a test writes besides ``metrics.json``: nothing; tables and a page; or also embeddings,
         and a page with a map of them and photos.
@@ -91,6 +93,7 @@ class TaxonomicClassification(EvaluationHooks):
         keys: str | Sequence[str] = (_TEST["keys"],),
         seen: str | Sequence[str] = (_TEST["seen"], _TEST["tuning_seen"]),
         unseen: str | Sequence[str] = (_TEST["unseen"], _TEST["tuning_unseen"]),
+        novel: str | Sequence[str] = ("other_heldout",),
         report: Level | bool = "full",
         validation_report: Level | bool = "off",
         search: Search = "exact",
@@ -105,7 +108,12 @@ class TaxonomicClassification(EvaluationHooks):
         self.top_k = tuple(top_k)
         self.splits = {
             role: _names(role, names)
-            for role, names in {"keys": keys, "seen": seen, "unseen": unseen}.items()
+            for role, names in {
+                "keys": keys,
+                "seen": seen,
+                "unseen": unseen,
+                "novel": novel,
+            }.items()
         }
         self.report: Mapping[Stage, Level] = {
             "test": as_level(report),
@@ -216,7 +224,7 @@ class TaxonomicClassification(EvaluationHooks):
         self._collection = EmbeddingCollection()
         roles = by_role({place: datasets[place] for place in collected}, self.splits)
         for role, splits in self.splits.items():
-            if role not in roles:
+            if role not in roles and role != "novel":  # few data have novel ones
                 held = ", ".join(datasets[place].split for place in collected) or "none"
                 rank_zero_warn(
                     f"Taxonomic classification saw no {role} specimens (splits "
