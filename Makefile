@@ -47,6 +47,7 @@ demo: $(DEMO)/names.csv ## Train on sample data, score the best checkpoint, name
 	@echo "Report             $(DEMO)/eval/report.html, a page to open in a browser"
 	@echo "Names              $(DEMO)/names.csv, of $(DEMO)/queries by $(DEMO)/library:"
 	@cut -d, -f1,3 $(DEMO)/names.csv
+	@echo "A page to name more $(BIN)/bioscan-clip serve $(DEMO)/library"
 
 $(SAMPLE): | .venv/installed
 	@mkdir -p $(@D)
@@ -83,7 +84,7 @@ test-cluster: .venv/installed ## Start a SLURM on this machine and run the tests
 	@$(BIN)/python -m pytest tests/cluster
 
 bench: .venv/installed ## Compare loading, scoring, losses and training steps with the usual ways
-	@for benchmark in tokenizer opening loader disk scoring loss sizing gradient_caching train_step barcode_augmentation barcodes inference library; do \
+	@for benchmark in tokenizer opening loader disk scoring loss sizing gradient_caching train_step barcode_augmentation barcodes inference library serve; do \
 	  echo; $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 
 lint: .venv/installed ## Check style and types

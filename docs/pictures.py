@@ -3,12 +3,14 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 from rich.console import Console
 
 from projects.bioscan_clip.reports.evaluation import print_accuracy
@@ -58,7 +60,37 @@ def draw_report() -> None:
         browser.close()
 
 
+def draw_service() -> None:
+    """Draw the page that names specimens, with a photo and a barcode."""
+    demo = ROOT / "outputs" / "demo"
+    photo = next((demo / "queries" / "photos").glob("Cebola_nupurus_*.jpg"))
+    barcode = (demo / "queries" / "barcodes.fasta").read_text().split(">")[1]
+    command = [Path(sys.executable).parent / "bioscan-clip", "serve", demo / "library"]
+    service = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True)
+    address = service.stdout.readline().split()[-1]
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1240, "height": 1180})
+        tab.goto(address)
+        tab.wait_for_selector("body[data-ready]")
+        tab.fill("#precision", "90")
+        tab.fill("#barcodes", f">{barcode}")
+        tab.click("#send")
+        expect(tab.locator(".near img")).to_have_count(5)
+        tab.set_input_files("#files", photo)
+        expect(tab.locator(".near img")).to_have_count(10)
+        tab.wait_for_load_state("networkidle")
+        tab.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+        content = tab.screenshot()
+        browser.close()
+    service.terminate()
+    picture = Image.open(io.BytesIO(content)).convert("RGB").quantize(192, dither=Image.Dither.NONE)
+    picture.save(DOCS / "serve.png", optimize=True)
+
+
 if __name__ == "__main__":
     draw_table()
     draw_specimens()
     draw_report()
+    draw_service()

@@ -73,6 +73,9 @@ def specimens_from(
         if embedded is not None:
             return embedded, NOTHING_FAILED
     table = read_inputs(sources, split, photos, taxonomy)
+    # A library says where its photos are, to whoever shows them, from wherever.
+    absolute = table["photo"].map(lambda place: str(Path(place).absolute()), na_action="ignore")
+    table = table.assign(photo=absolute.astype("string"))
     parts = embed_inputs(model, table, beside, crop, slurm)
     specimens = [as_specimens(part) for part in parts.read()]
     bad = failed(parts)

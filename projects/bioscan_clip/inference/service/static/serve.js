@@ -351,7 +351,7 @@ function draw() {
     return make("section", { className: "batch" }, make("header", {}, title, batch.left ? bar : null), ...batch.entries.map(card));
   });
   find("#history").replaceChildren(...sections);
-  if (place >= 0) document.querySelectorAll(".card > summary")[place]?.focus();
+  if (place >= 0) document.querySelectorAll(".card > summary")[place]?.focus({ preventScroll: true });
   const entries = batches.flatMap((batch) => batch.entries);
   const waiting = entries.filter((entry) => entry.waits).length;
   const failed = entries.filter((entry) => entry.error).length;
