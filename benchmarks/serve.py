@@ -27,9 +27,9 @@ from inference import VIT
 from published_style import draw_photo
 from timing import QUICK, shortest
 
+from projects.bioscan_clip.encoders.network import Network
 from projects.bioscan_clip.inference.library import ReferenceLibrary
 from projects.bioscan_clip.inference.model import Model
-from projects.bioscan_clip.inference.network import Network
 from projects.bioscan_clip.inference.service.app import create_app
 from projects.bioscan_clip.inference.service.guard import Limits
 from projects.bioscan_clip.inference.service.namer import Namer
