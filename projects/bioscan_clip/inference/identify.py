@@ -389,12 +389,13 @@ def _describe_nearest(
 ) -> pd.DataFrame:
     """List the nearest specimens, and the species among those that are equally near."""
     by_identity = np.where(np.isnan(near.identities), -1, near.identities)
-    order = np.lexsort((-near.similarities, -by_identity), axis=1)
+    nearest_first = np.lexsort((-near.similarities, -by_identity), axis=1)
     ids = table["sampleid"].fillna(table["processid"]).fillna("").to_numpy(dtype=object)
-    known = table[list(RANKS)].ffill(axis=1)[RANKS[-1]].fillna("").to_numpy(dtype=object)
-    species = table[RANKS[-1]].to_numpy(dtype=object)
+    order, family, genus, species = (table[rank] for rank in RANKS)
+    known = species.fillna(genus).fillna(family).fillna(order).fillna("").to_numpy(dtype=object)
+    species = species.to_numpy(dtype=object)
     rows = []
-    for query, columns in enumerate(order):
+    for query, columns in enumerate(nearest_first):
         columns = columns[near.rows[query, columns] >= 0]
         first = columns[:top_k]
         best = scores[query, columns].max(initial=-np.inf)
