@@ -302,6 +302,9 @@ Taxonomy = Annotated[Path | None, typer.Option(help="A table of names for FASTA 
 Cropping = Annotated[
     Literal["none", "auto"], typer.Option(help="Find the specimen in each photo and cut it out.")
 ]
+SaveCrops = Annotated[
+    Path | None, typer.Option(help="Folder where crops are written, to look at them.")
+]
 SlurmOptions = Annotated[
     list[str] | None,
     typer.Option("--slurm", help="Run as a SLURM array: partition=a40,mem_gb=32, and others."),
@@ -330,6 +333,7 @@ def embed(
     split: Split = None,
     photos: Photos = None,
     crop: Cropping = "none",
+    save_crops: SaveCrops = None,
     slurm: SlurmOptions = None,
     jobs: Jobs = 16,
     force: Force = False,
@@ -340,7 +344,9 @@ def embed(
     from projects.bioscan_clip.inference.parts import Slurm
 
     table = read_inputs(inputs, split, photos)
-    failed = embed_to_file(model, table, out, crop, Slurm.parse(slurm or [], jobs), force)
+    failed = embed_to_file(
+        model, table, out, crop, Slurm.parse(slurm or [], jobs), force, save_crops
+    )
     typer.echo(f"Wrote {out}: {len(table):,} specimens, {len(failed):,} with an error")
     _list_failed(failed)
 
@@ -469,6 +475,7 @@ def identify(
     split: Split = None,
     photos: Photos = None,
     crop: Cropping = "none",
+    save_crops: SaveCrops = None,
     force: Force = False,
 ) -> None:
     """Name specimens by a library, with a confidence; run it again to resume.
@@ -488,6 +495,7 @@ def identify(
         restrict_to=restrict_to,
         top_k=top_k,
         crop=crop,
+        save_crops=save_crops,
         form=form,
         force=force,
     )

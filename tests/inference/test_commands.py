@@ -38,8 +38,11 @@ class PlainModel:
             prepare=lambda texts: [SimpleNamespace(text=text.upper()) for text in texts]
         )
 
-    def encode_image(self, photos, on_error, crop):
+    def encode_image(self, photos, on_error, crop, save_crops):
         self.asked += len(photos)
+        for file in save_crops or ():
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(crop)
         result = Encoded(np.full((len(photos), 64), np.nan, dtype=np.float32))
         for row, photo in enumerate(photos):
             try:
@@ -129,6 +132,21 @@ def test_from_a_file_to_names(run, library, tmp_path, sample_file):
     info = run("library", "info", library)
     assert "Calibrated for:    photo" in info
     assert f"{len(ReferenceLibrary.open(library)):,} (0 removed)" in info
+
+
+def test_crops_are_saved_by_the_names_of_photos(run, library, tmp_path):
+    (tmp_path / "trap").mkdir()
+    for name in ("moth 1.jpg", "moth 2.png"):
+        Image.new("RGB", (9, 9), (200, 10, 10)).save(tmp_path / "trap" / name)
+    crops = ("--save-crops", tmp_path / "crops")
+    arguments = ("identify", library, tmp_path / "trap", "--out", tmp_path / "names.csv", *crops)
+    assert "--crop auto" in run(*arguments, status=1)
+    run(*arguments, "--crop", "auto")
+    endings = sorted(file.name.split("trap_")[1] for file in (tmp_path / "crops").iterdir())
+    assert endings == ["moth_1.jpg", "moth_2.png.jpg"]
+    assert json.loads((tmp_path / "names.csv.about.json").read_text())["save_crops"] == str(
+        crops[1]
+    )
 
 
 def test_a_bad_row_does_not_end_a_run(run, library, tmp_path, sample_file):

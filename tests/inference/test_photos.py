@@ -157,7 +157,13 @@ def test_crops_are_made_noted_and_saved(tmp_path):
     photo = np.full((300, 400, 3), 220, np.uint8)
     photo[100:180, 200:280] = 40
     plain = np.full((300, 400, 3), 220, np.uint8)
-    (batch,) = read_ahead([photo, plain], 24, 8, margin=1.5, save_crops=tmp_path)
+    (batch,) = read_ahead(
+        [photo, plain],
+        24,
+        8,
+        margin=1.5,
+        save_crops=[tmp_path / "000000.jpg", tmp_path / "000001.jpg"],
+    )
     expected = evaluation_view(read_photo(photo[80:200, 180:300]), 24)
     assert torch.equal(batch.photos[0], expected)
     assert batch.notes == {

@@ -40,10 +40,18 @@ class Embed:
         A checkpoint or the folder of a run.
     crop : {"none", "auto"}
         See :meth:`~projects.bioscan_clip.inference.model.Model.encode_image`.
+    save_crops : pathlib.Path, optional
+        A folder where crops are written, called by the specimens' ids.
     """
 
     model: str
     crop: Crop = "none"
+    save_crops: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse to save what is not cut."""
+        if self.save_crops and self.crop == "none":
+            raise ValueError("--save-crops saves what --crop auto cuts out; give both.")
 
     def __call__(self, table: pd.DataFrame) -> pa.Table:
         """Add embeddings to a table.
@@ -77,7 +85,10 @@ class Embed:
             elif len(rows) and name == "rgb":
                 places = table["photo"].iloc[rows]
                 encoded = model.encode_image(
-                    [photo_of(place) for place in places], on_error="skip", crop=self.crop
+                    [photo_of(place) for place in places],
+                    on_error="skip",
+                    crop=self.crop,
+                    save_crops=self._crop_files(table["id"].iloc[rows]),
                 )
                 keep(encoded, rows, vectors[name], what, errors, notes)
             elif len(rows):
@@ -99,6 +110,13 @@ class Embed:
             )
         return result.replace_schema_metadata({_MODEL_HASH: model.hash.encode()})
 
+    def _crop_files(self, ids: "pd.Series[str]") -> list[Path] | None:
+        """Return where the crops of specimens are written: `trap/moth.jpg` is `trap_moth.jpg`."""
+        if self.save_crops is None:
+            return None
+        names = ids.str.replace(r"[^\w.-]+", "_", regex=True).str.removesuffix(".jpg")
+        return [self.save_crops / f"{name}.jpg" for name in names]
+
 
 @lru_cache(maxsize=1)
 def loaded_model(source: str) -> Model:
@@ -107,12 +125,20 @@ def loaded_model(source: str) -> Model:
 
 
 def embed_inputs(
-    model: str, table: pd.DataFrame, out: Path, crop: Crop, slurm: Slurm | None
+    model: str,
+    table: pd.DataFrame,
+    out: Path,
+    crop: Crop,
+    slurm: Slurm | None,
+    save_crops: Path | None = None,
 ) -> Parts:
     """Embed all specimens, resuming what was begun for the same output."""
+    work = Embed(str(Path(model).absolute()), crop, save_crops)
     key = {"model": loaded_model(model).hash, "crop": crop, "work": "embed"}
+    if save_crops:
+        key["save_crops"] = str(save_crops)
     parts = Parts(out, table, PART, key)
-    parts.run(Embed(str(Path(model).absolute()), crop), "Embedding", slurm)
+    parts.run(work, "Embedding", slurm)
     return parts
 
 
@@ -123,6 +149,7 @@ def embed_to_file(
     crop: Crop = "none",
     slurm: Slurm | None = None,
     force: bool = False,
+    save_crops: Path | None = None,
 ) -> pd.DataFrame:
     """Write embeddings of specimens to a file.
 
@@ -135,8 +162,8 @@ def embed_to_file(
     out : pathlib.Path
         A ``.parquet`` file: the table with ``rgb`` and ``dna``, lists of numbers; or ``.npz``:
         ``id``, ``rgb`` and ``dna``. Zeros stand where there is no photo or barcode.
-    crop, slurm, force
-        How photos are cut, who computes, and whether a file is replaced.
+    crop, slurm, force, save_crops
+        How photos are cut, who computes, whether a file is replaced, and where crops are written.
 
     Returns
     -------
@@ -151,7 +178,7 @@ def embed_to_file(
     if out.suffix not in (".parquet", ".npz"):
         raise ValueError(f"{out} should end with .parquet or .npz.")
     check_output(out, force=force)
-    parts = embed_inputs(model, table, out, crop, slurm)
+    parts = embed_inputs(model, table, out, crop, slurm, save_crops)
     if out.suffix == ".parquet":
 
         def write(path: Path) -> None:

@@ -391,9 +391,10 @@ def _describe_nearest(
     by_identity = np.where(np.isnan(near.identities), -1, near.identities)
     nearest_first = np.lexsort((-near.similarities, -by_identity), axis=1)
     ids = table["sampleid"].fillna(table["processid"]).fillna("").to_numpy(dtype=object)
-    order, family, genus, species = (table[rank] for rank in RANKS)
-    known = species.fillna(genus).fillna(family).fillna(order).fillna("").to_numpy(dtype=object)
-    species = species.to_numpy(dtype=object)
+    order, family, genus, _ = (table[rank] for rank in RANKS)
+    deepest = table["species"].fillna(genus).fillna(family).fillna(order).fillna("")
+    known = deepest.to_numpy(dtype=object)
+    species = table["species"].to_numpy(dtype=object)
     rows = []
     for query, columns in enumerate(nearest_first):
         columns = columns[near.rows[query, columns] >= 0]

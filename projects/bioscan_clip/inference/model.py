@@ -149,7 +149,7 @@ class Model:
         show_progress: bool = False,
         on_error: Literal["raise"] = "raise",
         crop: Literal["none", "auto"] = "none",
-        save_crops: str | Path | None = None,
+        save_crops: str | Path | Sequence[Path] | None = None,
     ) -> FloatArray: ...
     @overload
     def encode_image(
@@ -160,7 +160,7 @@ class Model:
         *,
         on_error: Literal["skip"],
         crop: Literal["none", "auto"] = "none",
-        save_crops: str | Path | None = None,
+        save_crops: str | Path | Sequence[Path] | None = None,
     ) -> Encoded: ...
     def encode_image(
         self,
@@ -169,7 +169,7 @@ class Model:
         show_progress: bool = False,
         on_error: OnError = "raise",
         crop: Literal["none", "auto"] = "none",
-        save_crops: str | Path | None = None,
+        save_crops: str | Path | Sequence[Path] | None = None,
     ) -> FloatArray | Encoded:
         """Embed photos.
 
@@ -190,8 +190,9 @@ class Model:
             those have which the model was trained on; see
             :func:`~projects.bioscan_clip.datasets.cropping.crop_specimen`, which also returns the
             crop. `notes` say where it is.
-        save_crops : str or pathlib.Path, optional
-            A folder where crops are written, as ``000000.jpg`` by the photo's row, to look at.
+        save_crops : str, pathlib.Path or sequence of pathlib.Path, optional
+            A folder where crops are written, as ``000000.jpg`` by the photo's row, to look at; or
+            a file for each photo.
 
         Returns
         -------
@@ -211,10 +212,9 @@ class Model:
         photos = list(photos)
         result = self._empty(len(photos))
         margin = self._part("rgb").get("crop_margin", USUAL_MARGIN) if crop == "auto" else None
-        folder = None if save_crops is None else Path(save_crops)
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        views = read_ahead(photos, image_size, batch_size, margin, folder)
+        if isinstance(save_crops, str | Path):
+            save_crops = [Path(save_crops, f"{row:06}.jpg") for row in range(len(photos))]
+        views = read_ahead(photos, image_size, batch_size, margin, save_crops)
         with self._progress("Photos", len(photos), show_progress) as advance:
             for batch in views:
                 _raise_first(batch.errors, "Photo", on_error)

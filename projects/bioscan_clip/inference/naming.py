@@ -83,6 +83,7 @@ def identify_to_file(
     restrict_to: str | None = None,
     top_k: int = 5,
     crop: Crop = "none",
+    save_crops: Path | None = None,
     form: Format = "table",
     force: bool = False,
 ) -> pd.DataFrame:
@@ -102,8 +103,8 @@ def identify_to_file(
         See :func:`~projects.bioscan_clip.inference.identify.identify`.
     restrict_to : str, optional
         Taxa that may be named: ``order=Diptera``, several joined by commas; or a checklist's path.
-    crop, force
-        How photos are cut, and whether a file is replaced.
+    crop, save_crops, force
+        How photos are cut, where crops are written, and whether a file is replaced.
 
     Returns
     -------
@@ -115,12 +116,15 @@ def identify_to_file(
     precision_step(precision)
     opened = ReferenceLibrary.open(library)
     source = model_of(opened, model)
+    embed = Embed(source, crop, save_crops)
+    work = Identify(embed, str(library), restrict_to, precision, top_k)
     chosen = _opened(str(library), restrict_to)  # says now if nothing is of these taxa
     options = {
         "precision": precision,
         "restrict_to": restrict_to,
         "top_k": top_k,
         "crop": crop,
+        "save_crops": save_crops and str(save_crops),
     }
     about = {
         "version": version("bioscan-clip"),
@@ -136,7 +140,6 @@ def identify_to_file(
     }
     key = {"library": about["library_hash"], **options, "work": "identify"}
     parts = Parts(out, table, PART, key)
-    work = Identify(Embed(source, crop), str(library), restrict_to, precision, top_k)
     parts.run(work, "Identifying")
 
     def read() -> Iterator[pd.DataFrame]:

@@ -96,7 +96,7 @@ def read_ahead(
     image_size: int,
     batch_size: int,
     margin: float | None = None,
-    save_crops: Path | None = None,
+    save_crops: Sequence[Path] | None = None,
 ) -> Iterator[PhotoBatch]:
     """Read photos in threads, some batches ahead of whoever takes them.
 
@@ -111,8 +111,8 @@ def read_ahead(
     margin : float, optional
         With which to cut to the specimen first; see
         :func:`~projects.bioscan_clip.datasets.cropping.crop_specimen`. None leaves photos whole.
-    save_crops : pathlib.Path, optional
-        A folder where crops are written, as ``000000.jpg`` by the photo's row.
+    save_crops : sequence of pathlib.Path, optional
+        Files that crops are written to, one for each photo.
 
     Yields
     ------
@@ -120,13 +120,13 @@ def read_ahead(
         The next photos.
     """
     starts = range(0, len(photos), batch_size)
+    crops: Sequence[Path | None] = save_crops or [None] * len(photos)
     with ThreadPoolExecutor(_cores()) as threads:
 
         def submit(start: int) -> "list[Future[tuple[Tensor, str]]]":
             some = enumerate(photos[start : start + batch_size], start)
             return [
-                threads.submit(_view, row, photo, image_size, margin, save_crops)
-                for row, photo in some
+                threads.submit(_view, photo, image_size, margin, crops[row]) for row, photo in some
             ]
 
         waiting: deque[tuple[int, list[Future[tuple[Tensor, str]]]]] = deque()
@@ -142,7 +142,7 @@ def read_ahead(
 
 
 def _view(
-    row: int, photo: Photo, image_size: int, margin: float | None, save_crops: Path | None
+    photo: Photo, image_size: int, margin: float | None, save_crop: Path | None
 ) -> tuple[Tensor, str]:
     """Return a photo as the encoder takes it, and what was done to it."""
     pixels, note = read_photo(photo), ""
@@ -151,8 +151,9 @@ def _view(
 
         pixels, box = crop_specimen(pixels, margin)
         note = f"cropped to {box}" if box else "no specimen found on a plain background"
-        if box and save_crops:
-            write_jpeg(pixels.contiguous(), str(save_crops / f"{row:06}.jpg"), quality=95)
+        if box and save_crop:
+            save_crop.parent.mkdir(parents=True, exist_ok=True)
+            write_jpeg(pixels.contiguous(), str(save_crop), quality=95)
     return evaluation_view(pixels, image_size), note
 
 
