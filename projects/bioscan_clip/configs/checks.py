@@ -1,11 +1,17 @@
 """Options that are wrong by themselves end a run before it makes its output folder."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from lightning.fabric.utilities.seed import max_seed_value, min_seed_value
 from omegaconf import DictConfig, OmegaConf, open_dict
+
+from projects.bioscan_clip.encoders.configuration import MODALITIES
+from projects.bioscan_clip.encoders.network import build_encoder, build_head
+from projects.bioscan_clip.encoders.pretrained import is_model, read_configuration
 
 # What makes a training another one. The rest, workers say, may change when it resumes.
 _TRAINING: Final = (
@@ -26,6 +32,7 @@ class CheckOptions(Callback):
         _check(config)
         _check_checkpoint(config)
         _check_folder(config)
+        _use_model(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check what the runs of a sweep have in common."""
@@ -35,6 +42,11 @@ class CheckOptions(Callback):
         """Check the options of one run of a sweep."""
         _check(config)
         _check_checkpoint(config)
+        if _names_model(config) and config.hydra.mode == RunMode.MULTIRUN:
+            raise SystemExit(
+                f"{config.resume_from_checkpoint} says by itself how its encoders are built, which "
+                "a --multirun does not follow: score it without --multirun."
+            )
 
 
 def _check(config: DictConfig) -> None:
@@ -56,6 +68,49 @@ def _check_checkpoint(config: DictConfig) -> None:
             "There is no checkpoint to evaluate: name one by resume_from_checkpoint=<file>, or set "
             "task.evaluate_untrained=true to score the weights that training begins with."
         )
+
+
+def _names_model(config: DictConfig) -> bool:
+    source = config.resume_from_checkpoint
+    return source is not None and is_model(source)
+
+
+def _use_model(config: DictConfig) -> None:
+    """Build what an exported or imported model says of itself, not what the experiment does."""
+    if not _names_model(config):
+        return
+    source = config.resume_from_checkpoint
+    if config.job_type.value != "eval":
+        raise SystemExit(
+            f"{source} holds weights without the state of a training, which cannot be resumed; "
+            "job_type=eval scores it."
+        )
+    try:
+        parts = read_configuration(source)["modalities"]
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    with open_dict(config):
+        config.task.heads = config.task.heads or {}
+        for name in MODALITIES:
+            part = parts.get(name) or {"encoder": None, "head": None}
+            config.task.encoders[name] = part["encoder"] and _built_by(
+                build_encoder, {"part": {key: part[key] for key in ("encoder", "lora")}}
+            )
+            config.task.heads[name] = part["head"] and _built_by(build_head, {"head": part["head"]})
+        for split in config.datasets.test.values():
+            if "rgb" in parts:
+                split.image_size = parts["rgb"]["preprocessing"]["image_size"]
+            if "dna" in parts:
+                split.tokenizer.update(parts["dna"]["tokenizer"])
+        if "rgb" in parts:
+            config.task.image_mean = parts["rgb"]["preprocessing"]["mean"]
+            config.task.image_std = parts["rgb"]["preprocessing"]["std"]
+
+
+def _built_by(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a node that Hydra builds without building what is in it."""
+    target = f"{function.__module__}.{function.__name__}"
+    return {"_target_": target, "_recursive_": False, "_convert_": "all", **arguments}
 
 
 def _check_folder(config: DictConfig) -> None:

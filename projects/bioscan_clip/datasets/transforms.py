@@ -180,7 +180,9 @@ def training_view(photo: torch.Tensor, image_size: int, drawn: Augmentation) -> 
     return view
 
 
-def finish_batch(batch: dict[str, Any]) -> dict[str, Any]:
+def finish_batch(
+    batch: dict[str, Any], mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD
+) -> dict[str, Any]:
     """Make the photos of a batch what the encoder takes; leave a batch that is finished as it is.
 
     Parameters
@@ -188,6 +190,8 @@ def finish_batch(batch: dict[str, Any]) -> dict[str, Any]:
     batch : dict
         ``rgb`` uint8 ``(B, 3, S, S)`` and perhaps ``rgb_pose`` float32 ``(B, 2, 2)``, or ``rgb`` of
         another dtype.
+    mean, std : sequence of float
+        See :func:`finish`.
 
     Returns
     -------
@@ -198,7 +202,7 @@ def finish_batch(batch: dict[str, Any]) -> dict[str, Any]:
     if photos is None or photos.dtype != torch.uint8:
         return batch
     finished = {key: value for key, value in batch.items() if key != POSE}
-    return finished | {"rgb": finish(photos, batch.get(POSE))}
+    return finished | {"rgb": finish(photos, batch.get(POSE), mean, std)}
 
 
 def finish(

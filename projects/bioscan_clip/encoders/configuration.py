@@ -55,7 +55,8 @@ def describe_model(
     ----------
     config : mapping
         Of the composed configuration, resolved: ``encoders`` and ``heads`` of the task, ``dataset``
-        that it is trained on, and ``experiment`` and ``seed`` if known.
+        that it is trained on, and ``image_mean``, ``image_std``, ``experiment`` and ``seed`` if
+        known.
     bert_configs : mapping of str to mapping
         Arguments of :class:`transformers.BertConfig`, or of another text model's configuration, for
         ``dna`` and ``text``.
@@ -83,7 +84,7 @@ def describe_model(
                 if name == "dna"
                 else encoder.get("pretrained", True)
             ),
-        } | _preparation(name, encoder, config["dataset"])
+        } | _preparation(name, encoder, config)
     return {
         "format_version": FORMAT_VERSION,
         "version": version("bioscan-clip"),
@@ -235,16 +236,19 @@ def _spread(length: int, count: int) -> list[int]:
 
 
 def _preparation(
-    modality: str, encoder: Mapping[str, Any], dataset: Mapping[str, Any]
+    modality: str, encoder: Mapping[str, Any], config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return how the input of a modality is prepared."""
     if modality == "rgb":
-        size = dataset.get("image_size", 224)
         return {
-            "preprocessing": {"image_size": size, "mean": list(CLIP_MEAN), "std": list(CLIP_STD)}
+            "preprocessing": {
+                "image_size": config["dataset"].get("image_size", 224),
+                "mean": list(config.get("image_mean") or CLIP_MEAN),
+                "std": list(config.get("image_std") or CLIP_STD),
+            }
         }
     if modality == "dna":
-        tokenizer = dataset.get("tokenizer") or {}
+        tokenizer = config["dataset"].get("tokenizer") or {}
         return {
             "tokenizer": {
                 name: tokenizer.get(name, default)

@@ -291,6 +291,7 @@ def _older_configuration(path: Path, state_dict: Mapping[str, Tensor]) -> dict[s
     if encoders.get("text"):
         bert_configs["text"] = _text_config(encoders["text"])
     config |= {"experiment": run.experiment_name, "seed": run.seed}
+    config |= {name: run.task.get(name) for name in ("image_mean", "image_std")}
     configuration = describe_model(config, bert_configs)
     try:
         learn_from_data(configuration, config["dataset"])

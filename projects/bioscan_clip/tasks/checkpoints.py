@@ -7,16 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
+from projects.bioscan_clip.encoders.pretrained import is_model, read_model
 from projects.bioscan_clip.encoders.weights import unreadable_as
 from projects.bioscan_clip.files import write_whole
 
 logger = logging.getLogger(__name__)
+
+# What Lightning looks for in a checkpoint besides weights.
+_AT_START: Final = {"epoch": 0, "global_step": 0, "hyper_parameters": {}}
 
 # Checkpoints of mmlearn's own project carry their optimizer and schedule as partials of these, and
 # partials made by Hydra are of a class of its own. Nothing else may be unpickled.
@@ -91,7 +96,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Returns
         -------
         dict
-            The checkpoint.
+            The checkpoint; of a model that was exported or imported, its weights as one.
 
         Raises
         ------
@@ -100,6 +105,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         ValueError
             If the file is damaged, holds Python objects, or is no checkpoint of Lightning.
         """
+        if is_model(path):
+            weights = read_model(path).state_dict
+            return {"state_dict": weights, "pytorch-lightning_version": pl.__version__} | _AT_START
         if not _is_remote(path):
             path = Path(path).expanduser()
             if not path.is_file():
@@ -122,8 +130,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if not isinstance(checkpoint, dict) or "pytorch-lightning_version" not in checkpoint:
             raise ValueError(
                 f"{path} is no checkpoint of a Lightning training but weights alone, as CLIBD's "
-                "published .pth files are, whose encoders have other names. Name a .ckpt file that "
-                "this project or mmlearn's bioscan_clip project wrote."
+                "published .pth files are: turn those into a folder by `bioscan-clip model import "
+                "clibd`, and name that. Else name a .ckpt file that this project or mmlearn's "
+                "bioscan_clip project wrote."
             )
         return checkpoint
 

@@ -1,11 +1,12 @@
 """Checkpoints that say what their model is, so that it can be used without its configuration."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import OmegaConf
 
+from projects.bioscan_clip.datasets.transforms import CLIP_MEAN, CLIP_STD
 from projects.bioscan_clip.encoders.configuration import (
     CONFIGURATION_KEY,
     describe_model,
@@ -26,6 +27,8 @@ class DescribeModel(Callback):
         Name of the experiment.
     seed : int, optional
         Its seed.
+    image_mean, image_std : sequence of float
+        Of the task.
     """
 
     def __init__(
@@ -35,10 +38,13 @@ class DescribeModel(Callback):
         dataset: Mapping[str, Any],
         experiment: str | None = None,
         seed: int | None = None,
+        image_mean: Sequence[float] = CLIP_MEAN,
+        image_std: Sequence[float] = CLIP_STD,
     ) -> None:
         parts = {"encoders": encoders, "heads": heads, "dataset": dataset}
         self._config: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(parts))  # type: ignore[assignment]
         self._config |= {"experiment": experiment, "seed": seed}
+        self._config |= {"image_mean": list(image_mean), "image_std": list(image_std)}
         self._description: dict[str, Any] | None = None
 
     def on_save_checkpoint(

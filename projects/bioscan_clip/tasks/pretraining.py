@@ -1,7 +1,7 @@
 """mmlearn's contrastive pretraining, made to run any experiment of this project as it is."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from inspect import signature
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from projects.bioscan_clip.arguments import check_at_least
 from projects.bioscan_clip.datasets.schema import TEXT_IDS
-from projects.bioscan_clip.datasets.transforms import finish_batch
+from projects.bioscan_clip.datasets.transforms import CLIP_MEAN, CLIP_STD, finish_batch
 from projects.bioscan_clip.encoders.barcode_bert import BarcodeBERT
 from projects.bioscan_clip.encoders.batches import in_eights
 from projects.bioscan_clip.encoders.frozen import BASE_KEY, fill_in_frozen, leave_out_frozen
@@ -70,6 +70,8 @@ class BioscanPretraining(ContrastivePretraining):
         weights. They load where the pretrained weights are the same, which is checked.
     evaluate_untrained : bool, default=False
         Whether a test without a checkpoint is meant, and not an error.
+    image_mean, image_std : sequence of float
+        Of red, green and blue, by which photos are normalised. Default to CLIP's.
     **kwargs
         As in mmlearn's class.
 
@@ -89,6 +91,8 @@ class BioscanPretraining(ContrastivePretraining):
         gradient_cache_chunk: int | None = None,
         save_trainable_only: bool = False,
         evaluate_untrained: bool = False,
+        image_mean: Sequence[float] = CLIP_MEAN,
+        image_std: Sequence[float] = CLIP_STD,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -106,6 +110,7 @@ class BioscanPretraining(ContrastivePretraining):
             _check_chunks(self, gradient_cache_chunk)
         self.save_trainable_only = save_trainable_only
         self.evaluate_untrained = evaluate_untrained
+        self._finish = partial(finish_batch, mean=tuple(image_mean), std=tuple(image_std))
         fuse_adapters(self)
         self._seed = torch.initial_seed()
         self._losses: list[tuple[int, float, torch.Tensor]] = []
@@ -164,7 +169,7 @@ class BioscanPretraining(ContrastivePretraining):
             ids = {**batch["example_ids"], LABELS: self._labels_of(batch)}
             batch = {**batch, "example_ids": ids}
         in_chunks = self.gradient_cache_chunk and self.trainer.training
-        return batch if in_chunks else finish_batch(batch)
+        return batch if in_chunks else self._finish(batch)
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Seed what a step draws, on CPU and GPU, by the step's place in the training."""
@@ -272,7 +277,7 @@ class BioscanPretraining(ContrastivePretraining):
         self, inputs: dict[str, Any], modality: Modality, normalize: bool
     ) -> torch.Tensor:
         """Encode a chunk of a batch, whose photos take a quarter of the memory until then."""
-        finished = finish_batch(inputs) if modality.name == "rgb" else inputs
+        finished = self._finish(inputs) if modality.name == "rgb" else inputs
         encoded: torch.Tensor = super().encode(finished, modality, normalize=normalize)
         return encoded
 

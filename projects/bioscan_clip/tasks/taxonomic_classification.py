@@ -19,6 +19,7 @@ from projects.bioscan_clip.datasets.schema import EVALUATION_SPLITS, Role, Stage
 from projects.bioscan_clip.datasets.transforms import flips_and_turns
 from projects.bioscan_clip.encoders.batches import in_eights
 from projects.bioscan_clip.encoders.configuration import CONFIGURATION_KEY
+from projects.bioscan_clip.encoders.pretrained import is_model, read_configuration
 from projects.bioscan_clip.reports.evaluation import (
     Level,
     as_level,
@@ -313,7 +314,9 @@ def _training_of(checkpoint: str | Path | None, folder: Path) -> dict[str, Any]:
         ``checkpoint``, ``experiment`` and ``seed``; None where unknown.
     """
     told: Mapping[str, Any] = {}
-    if checkpoint is not None:
+    if checkpoint is not None and is_model(checkpoint):
+        told = read_configuration(checkpoint)
+    elif checkpoint is not None:
         folder = Path(checkpoint).parent.parent
         try:
             values = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
