@@ -210,6 +210,22 @@ def test_lora_adapts_what_it_says(pretrained, lora):
         assert bool(rest) == (head is not None)
 
 
+def test_recipe_of_clibd_trains_all_weights_in_one_cycle():
+    config = composed("bioscan_1m", "recipe=clibd")
+    assert all(encoder.peft_config is None for encoder in config.task.encoders.values())
+    assert (config.trainer.max_epochs, config.dataloader.train.batch_size) == (50, 500)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = instantiate(config.task.optimizer)([weight])
+    scheduler = instantiate(config.task.lr_scheduler.scheduler)(optimizer, total_steps=100)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step() if len(rates) < 100 else None
+    assert rates[0] == pytest.approx(1e-6)
+    assert max(rates) == rates[29] == pytest.approx(5e-5)
+
+
 def test_lora_rank_and_scale(pretrained):
     for lora, scale in (("qv", 2.0), ("qkv", 2.0), ("clibd", 1.0)):
         encoders = instantiate(composed("bioscan_1m", *pretrained, f"lora={lora}").task.encoders)

@@ -114,6 +114,11 @@ def locate(source: str | Path, configuration_only: bool = False) -> Path:
     return path / _BEST if path.is_dir() and not (path / CONFIG_FILE).is_file() else path
 
 
+def absolute(source: str | Path) -> str:
+    """Return a source as it is called from any folder."""
+    return str(source) if str(source).startswith(HUB) else str(Path(source).absolute())
+
+
 def is_model(source: str | Path) -> bool:
     """Whether a source says by itself how its encoders are built, unlike a run's checkpoint."""
     path = Path(source).expanduser()

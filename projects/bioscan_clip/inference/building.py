@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from projects.bioscan_clip.encoders.pretrained import HUB, absolute
 from projects.bioscan_clip.inference.embedding import (
     Crop,
     as_specimens,
@@ -94,7 +95,7 @@ def build_library(
         folder,
         specimens,
         loaded_model(model).hash,
-        model=str(Path(model).absolute()),
+        model=absolute(model),
         sources=sources,
         force=force,
     )
@@ -137,7 +138,7 @@ def calibrate_library(
 def model_of(library: ReferenceLibrary, model: str | None = None) -> str:
     """Return the library's model, or another place of it; a different model is refused."""
     source = model or str(library.about["model"]["source"])
-    if not source or not Path(source).expanduser().exists():
+    if not source or not (source.startswith(HUB) or Path(source).expanduser().exists()):
         raise FileNotFoundError(
             f"The model of {library.folder} is not at {source or 'a known place'} any more; say "
             "where it is with --model."

@@ -15,6 +15,7 @@ import torch
 
 from projects.bioscan_clip.datasets.schema import NOT_CLASSIFIED, RANKS
 from projects.bioscan_clip.datasets.taxonomy import encode_taxa
+from projects.bioscan_clip.encoders.pretrained import absolute
 from projects.bioscan_clip.files import check_output, write_whole
 from projects.bioscan_clip.inference.inputs import photo_of
 from projects.bioscan_clip.inference.model import Model, load_model
@@ -133,7 +134,7 @@ def embed_inputs(
     save_crops: Path | None = None,
 ) -> Parts:
     """Embed all specimens, resuming what was begun for the same output."""
-    work = Embed(str(Path(model).absolute()), crop, save_crops)
+    work = Embed(absolute(model), crop, save_crops)
     key = {"model": loaded_model(model).hash, "crop": crop, "work": "embed"}
     if save_crops:
         key["save_crops"] = str(save_crops)
