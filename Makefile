@@ -78,7 +78,8 @@ pictures: $(DEMO)/eval/metrics.json ## Draw the pictures of README and docs from
 	@$(BIN)/python docs/pictures.py
 
 test: .venv/installed ## Run the tests, but for those on SLURM
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadscope --ignore tests/cluster
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadscope --no-loadscope-reorder \
+	  --ignore tests/cluster
 
 test-cluster: .venv/installed ## Start a SLURM on this machine and run the tests on it
 	@$(BIN)/python -m pytest tests/cluster

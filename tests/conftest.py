@@ -8,6 +8,12 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when a library is imported, so before any is
 
 FIXTURES = Path(__file__).parent / "fixtures"
+LONGEST = ("test_end_to_end.py", "test_benchmarks.py", "test_failures.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest modules, so that no process waits for another's in the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(autouse=True)
