@@ -178,7 +178,7 @@ def test_page_stands_alone(sample_file, tmp_path, described):
     page = Page(html)
     assert page.fetched == []
     assert html.count("plotly.js v") == 1  # the library is there, once
-    assert html.count("Plotly.newPlot(") >= 6
+    assert html.count("Plotly.newPlot(") == 5
     for title, table in text_tables(described).items():
         assert title in page.text
         assert all(cell in page.text for cell in table.to_numpy().ravel().tolist())

@@ -135,7 +135,6 @@ def test_repeated_and_unknown_seeds_are_said(tmp_path):
 
 
 def test_the_papers_data_and_splits_leave_only_the_other_splits_of_mmlearn(summary):
-    assert summary.on_published_data
     (caveat,) = summary.caveats
     assert "on test_seen and test_unseen; on val_seen and val_unseen: mmlearn qv" in caveat
     assert "paper" not in caveat
@@ -150,7 +149,7 @@ def test_validation_is_said_and_differs_from_the_paper(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("run", "on_published_data", "words"),
+    ("run", "is_theirs", "words"),
     [
         ({"splits": SPLITS_1M | {"keys": {"all_keys": 300}}}, False, "my.hdf5 with 300 keys"),
         ({"config": config(0, variable="BIOSCAN_5M_HDF5")}, False, "BIOSCAN_5M_HDF5"),
@@ -160,17 +159,16 @@ def test_validation_is_said_and_differs_from_the_paper(tmp_path):
         ({"splits": SPLITS_1M}, True, "Other splits"),
     ],
 )
-def test_other_data_are_said(tmp_path, run, on_published_data, words):
+def test_other_data_are_said(tmp_path, run, is_theirs, words):
     for name in ("a", "b"):
         told = {"file": "my.hdf5", "seed": 0} | run
         folder = write_run(tmp_path / name, accuracies(0), **told)
         if "splits" not in run:
             (folder / "evaluation.json").unlink()
     summary = summarize(collect_runs([tmp_path]))
-    assert summary.on_published_data is on_published_data
     assert words in summary.caveats[0]
     alone = summarize(summary.runs[:1])
-    assert (len(alone.sources) == 0) is (on_published_data is False)
+    assert (len(alone.sources) == 0) is (is_theirs is False)
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,12 @@ from projects.bioscan_clip.data_tools.describe import (
     WHOLE_FILE,
     Description,
     distinct_specimens,
-    missing_labels,
     most_frequent,
     role_of,
     species_table,
     taxon_counts,
 )
-from projects.bioscan_clip.reports.html import NEUTRAL, SEEN, SHADES, UNSEEN, Plot, style
+from projects.bioscan_clip.reports.html import NEUTRAL, SEEN, UNSEEN, Plot, style
 
 _COLOURS: Final = {
     "training": "#0072b2",
@@ -46,7 +45,6 @@ def make_plots(description: Description) -> Iterator[Plot]:
         yield _long_tail(species)
     if LISTED[0] in specimens:
         yield _frequent_taxa(description)
-        yield _missing(description)
     if "bases" in specimens:
         yield _barcode_lengths(specimens["bases"], specimens["has_n"])
     if "jpeg_bytes" in specimens and specimens["jpeg_bytes"].max() > 0:
@@ -116,24 +114,6 @@ def _frequent_taxa(description: Description) -> Plot:
     style(figure, "specimens", "", height=420)
     sentence = f"Of all specimens, {' and '.join(parts)}." if parts else "No specimen is named."
     return Plot("The most frequent orders and families", figure, sentence)
-
-
-def _missing(description: Description) -> Plot:
-    shares = missing_labels(description)
-    heatmap = go.Heatmap(
-        z=shares, x=list(shares.columns), y=list(shares.index), zmin=0, zmax=1,
-        colorscale=list(SHADES), xgap=3, ygap=3, texttemplate="%{z:.0%}",
-        hovertemplate="%{y}, %{x}: %{z:.1%} unknown<extra></extra>",
-        colorbar={"tickformat": ".0%", "thickness": 12, "outlinewidth": 0},
-    )  # fmt: skip
-    figure = go.Figure(heatmap)
-    style(figure, "", "", height=150 + 28 * len(shares))
-    figure.update_xaxes(side="top", showgrid=False)
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    whole = shares.loc[WHOLE_FILE]
-    parts = [f"{share:.1%} have no {taxon}" for taxon, share in whole.items() if share > 0]
-    sentence = f"Of all specimens, {', '.join(parts)}." if parts else "No label is missing."
-    return Plot("Share of specimens without a label", figure, sentence)
 
 
 def _barcode_lengths(bases: pd.Series, has_n: pd.Series) -> Plot:

@@ -17,6 +17,7 @@ from bioscan_dataset import (
     load_bioscan5m_metadata,
 )
 
+from projects.bioscan_clip.data_tools.splits import PARTS_5M
 from projects.bioscan_clip.datasets.schema import (
     BIN_COLUMNS,
     IDENTIFIERS,
@@ -29,19 +30,6 @@ DatasetName = Literal["1m", "5m"]
 IntArray = npt.NDArray[np.int64]
 
 _BINS: Final = dict(zip(("1m", "5m"), BIN_COLUMNS, strict=True))
-
-# The published 5M file takes the training specimens as keys of seen species.
-_SPLITS_5M: Final = {
-    "all_keys": ("train", "key_unseen"),
-    "seen_keys": ("train",),
-    "unseen_keys": ("key_unseen",),
-    "no_split_and_seen_train": ("pretrain", "train"),
-    "val_seen": ("val",),
-    "val_unseen": ("val_unseen",),
-    "test_seen": ("test",),
-    "test_unseen": ("test_unseen",),
-    "other_heldout": ("other_heldout",),
-}
 
 
 @dataclass(frozen=True)
@@ -113,7 +101,7 @@ def read_published(dataset: DatasetName, root: Path, image_package: str) -> Publ
     if dataset == "1m":
         members = {path.stem: table["sampleid"].isin(_read_ids(path)) for path in lists}
     else:
-        members = {name: table["split"].isin(parts) for name, parts in _SPLITS_5M.items()}
+        members = {name: table["split"].isin(parts) for name, parts in PARTS_5M.items()}
     barcode, bin_column = ("nucraw" if dataset == "1m" else "dna_barcode"), _BINS[dataset]
     names = table[[*RANKS, bin_column]].astype(object).fillna(NOT_CLASSIFIED.decode())
     texts = table[["photo", *IDENTIFIERS]].assign(barcode=table[barcode].fillna(""))

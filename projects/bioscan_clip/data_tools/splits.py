@@ -1,5 +1,6 @@
 """The partition of specimens into splits that CLIBD trains and evaluates on, of any table."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,6 +44,21 @@ UNIONS: Final = {
     "all_keys": ("seen_keys", "val_unseen_keys", "test_unseen_keys"),
 }
 """Splits of the file that hold the specimens of several base splits."""
+
+PARTS_1M: Final[Mapping[str, tuple[str, ...]]] = {name: (name,) for name in BASE_SPLITS} | UNIONS
+PARTS_5M: Final[Mapping[str, tuple[str, ...]]] = {
+    "all_keys": ("train", "key_unseen"),
+    "seen_keys": ("train",),
+    "unseen_keys": ("key_unseen",),
+    "no_split_and_seen_train": ("pretrain", "train"),
+    "val_seen": ("val",),
+    "val_unseen": ("val_unseen",),
+    "test_seen": ("test",),
+    "test_unseen": ("test_unseen",),
+    "other_heldout": ("other_heldout",),
+}
+"""Of which kinds of specimens each split of a file consists; those of BIOSCAN-5M are called as in
+its metadata. Its file takes the training specimens as keys of seen species."""
 
 
 def partition(species: npt.NDArray[np.bytes_], seed: int) -> npt.NDArray[np.str_]:
@@ -106,8 +122,7 @@ def rows_of_splits(splits: npt.NDArray[np.str_]) -> dict[str, npt.NDArray[np.int
     dict of str to numpy.ndarray
         For each split, ascending positions among the specimens, int64.
     """
-    members = {name: (name,) for name in BASE_SPLITS} | UNIONS
-    return {name: np.flatnonzero(np.isin(splits, parts)) for name, parts in members.items()}
+    return {name: np.flatnonzero(np.isin(splits, parts)) for name, parts in PARTS_1M.items()}
 
 
 def split_table(
@@ -154,7 +169,7 @@ def split_table(
     table = _read(metadata, species_column, id_column).sort_values("id", ignore_index=True)
     base = pd.Series(partition(_as_bytes(table["species"]), seed))
     # In the lists, `no_split` is without `single_species`, which the data file puts into it.
-    members: dict[str, tuple[str, ...]] = UNIONS | {name: (name,) for name in BASE_SPLITS}
+    members = {**PARTS_1M, UNLABELLED: (UNLABELLED,)}
     splits = {name: table[base.isin(parts)] for name, parts in members.items()}
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".unfinished-", dir=out) as folder:  # all lists or none

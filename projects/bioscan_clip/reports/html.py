@@ -17,8 +17,6 @@ UNSEEN: Final = "#cc79a7"
 COLOURS: Final = {"seen": SEEN, "unseen": UNSEEN}
 """Of the splits of queries."""
 
-SHADES: Final = ("#f5f7f8", "#b9cfe0", "#5b93bd", "#0b4f7d")
-"""From little to much."""
 
 _FOLDER = Path(__file__).parent
 LOOK: Final = (_FOLDER / "look.css").read_text("utf-8")

@@ -103,8 +103,6 @@ class Summary:
         n - 1 in the denominator; NaN of one run) and ``n`` (runs that have the number).
     sources : sequence of Source
         Published figures of the same pair.
-    on_published_data : bool or None
-        Whether the runs are on the data of the published figures; None if nothing tells.
     caveats : sequence of str
         Where data and splits differ from those of the published figures, one sentence or two each.
     notes : sequence of str
@@ -117,7 +115,6 @@ class Summary:
     facts: Mapping[str, str]
     figures: pd.DataFrame
     sources: Sequence[Source]
-    on_published_data: bool | None
     caveats: Sequence[str]
     notes: Sequence[str]
 
@@ -193,7 +190,7 @@ def summarize(runs: Sequence[Run], query: str = "rgb", key: str = "dna") -> Summ
         sources = published.sources
         caveats = list(_caveats(facts, published, same_data))
     notes = list(_notes(runs, facts, figures))
-    return Summary(query, key, runs, facts, figures, sources, same_data, caveats, notes)
+    return Summary(query, key, runs, facts, figures, sources, caveats, notes)
 
 
 def _shared_facts(runs: Sequence[Run]) -> dict[str, str]:

@@ -4,8 +4,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from projects.bioscan_clip.scoring.accuracy import share_interval
-
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
@@ -25,14 +23,11 @@ def reliability(confidence: Floats, right: Mask, bins: int = 10) -> pd.DataFrame
     Returns
     -------
     pandas.DataFrame
-        A row per bin: ``low``, ``high``, mean ``confidence``, ``accuracy`` and ``n``.
+        A row per bin, in ascending order: mean ``confidence``, ``accuracy`` and ``n``.
     """
     position = np.minimum((confidence * bins).astype(int), bins - 1)
     grouped = pd.DataFrame({"confidence": confidence, "accuracy": right}).groupby(position)
-    table = grouped.mean().astype(float)
-    table.insert(0, "low", table.index / bins)
-    table.insert(1, "high", (table.index + 1) / bins)
-    return table.assign(n=grouped.size()).reset_index(drop=True)
+    return grouped.mean().astype(float).assign(n=grouped.size()).reset_index(drop=True)
 
 
 def expected_calibration_error(confidence: Floats, right: Mask, bins: int = 10) -> float:
@@ -55,20 +50,9 @@ def coverage_curve(confidence: Floats, right: Mask, points: int = 100) -> pd.Dat
     Returns
     -------
     pandas.DataFrame
-        ``threshold``, ``coverage`` (share accepted), ``accuracy`` among them, and ``low`` and
-        ``high``, its 95% confidence interval by Wilson.
+        ``coverage`` (share accepted) and ``accuracy`` among them.
     """
     order = np.argsort(-confidence, kind="stable")
     counts = np.unique(np.linspace(1, len(order), points).astype(int))
     hits = np.cumsum(right[order])[counts - 1]
-    intervals = [share_interval(*pair) for pair in zip(hits.tolist(), counts.tolist(), strict=True)]
-    low, high = np.array(intervals).T
-    return pd.DataFrame(
-        {
-            "threshold": confidence[order][counts - 1],
-            "coverage": counts / len(order),
-            "accuracy": hits / counts,
-            "low": low,
-            "high": high,
-        }
-    )
+    return pd.DataFrame({"coverage": counts / len(order), "accuracy": hits / counts})

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from projects.bioscan_clip.data_tools.checks.finding import Finding, IntArray, blocks, text_at
-from projects.bioscan_clip.data_tools.splits import BASE_SPLITS, SINGLETON, UNIONS
+from projects.bioscan_clip.data_tools.splits import PARTS_1M, PARTS_5M, SINGLETON
 from projects.bioscan_clip.datasets.schema import (
     EVALUATION_SPLITS,
     IDENTIFIERS,
@@ -61,27 +61,11 @@ class Split:
         return self.rows > 0 and all(name in self.columns for name in columns)
 
 
-# Of which kinds of specimens each split consists. Splits that share no kind are disjoint, a split
-# whose kinds are among another's lies in it, and one whose kinds others cover holds nothing else.
-_KINDS: Final[Mapping[str, Mapping[str, frozenset[str]]]] = {
-    "BIOSCAN-1M": {
-        name: frozenset(parts)
-        for name, parts in ({base: (base,) for base in BASE_SPLITS} | UNIONS).items()
-    },
-    "BIOSCAN-5M": {
-        name: frozenset(parts)
-        for name, parts in {
-            "no_split_and_seen_train": ("pretrain", "train"),
-            "seen_keys": ("train",),
-            "unseen_keys": ("unseen_keys",),
-            "all_keys": ("train", "unseen_keys"),
-            "val_seen": ("val_seen",),
-            "val_unseen": ("val_unseen",),
-            "test_seen": ("test_seen",),
-            "test_unseen": ("test_unseen",),
-            "other_heldout": ("other_heldout",),
-        }.items()
-    },
+# Splits that share no kind of specimens are disjoint, a split whose kinds are among another's lies
+# in it, and one whose kinds others cover holds nothing else.
+_KINDS: Final = {
+    layout: {name: frozenset(kinds) for name, kinds in parts.items()}
+    for layout, parts in {"BIOSCAN-1M": PARTS_1M, "BIOSCAN-5M": PARTS_5M}.items()
 }
 # Species with one specimen may be part of `no_split` or not: other splits need not hold them.
 _FREE = SINGLETON
