@@ -12,6 +12,7 @@ from projects.bioscan_clip.data_tools.writing import SplitSource, identity_of, w
 from projects.bioscan_clip.datasets.hdf5 import (
     Column,
     IntArray,
+    check_lengths,
     open_file,
     own_member,
     photo_storage,
@@ -89,18 +90,12 @@ def own_split(file: h5py.File, split: str) -> h5py.Group:
     group = own_member(file, split)
     if not isinstance(group, h5py.Group):
         raise ValueError(f"{file.filename}: {split} is not a group, so this is no BIOSCAN file.")
-    place, lengths = f"{file.filename}, split {split}", {}
-    for name in group:
-        column = own_member(group, name)
+    place = f"{file.filename}, split {split}"
+    columns = {name: own_member(group, name) for name in group}
+    for name, column in columns.items():
         if not isinstance(column, h5py.Dataset) or column.ndim == 0:
             raise ValueError(f"{place}: {name} does not have one row per specimen.")
-        lengths[name] = len(column)
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} {rows}" for name, rows in lengths.items())
-        raise ValueError(
-            f"{place}: the columns differ in their number of rows ({listed}), so the file is "
-            "damaged or half written; build or download it again."
-        )
+    check_lengths(columns, place)
     return group
 
 

@@ -3,7 +3,7 @@
 import errno
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -268,6 +268,23 @@ class BadRowError(ValueError):
     """One row of a file cannot be used; the message names file, split and row."""
 
 
+def check_lengths(columns: Mapping[str, h5py.Dataset], where: str) -> None:
+    """Refuse columns of a split that differ in their number of rows.
+
+    Raises
+    ------
+    ValueError
+        If so; `where` says of which file and split.
+    """
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} {rows}" for name, rows in lengths.items())
+        raise ValueError(
+            f"{where}: the columns differ in their number of rows ({listed}), so the file is "
+            "damaged or half written; build or download it again."
+        )
+
+
 class HDF5Split:
     """Read rows of one split.
 
@@ -391,13 +408,7 @@ class HDF5Split:
                     f"{where}: `{name}` should be an array of shape {shape}, one row per specimen, "
                     f"but is {column}. Build or download the file again."
                 )
-        lengths = {name: len(column) for name, column in columns.items()}
-        if len(set(lengths.values())) > 1:
-            listed = ", ".join(f"{name} {rows}" for name, rows in lengths.items())
-            raise ValueError(
-                f"{where}: the columns differ in their number of rows ({listed}), so the file is "
-                "damaged or half written; build or download it again."
-            )
-        if lengths[RANKS[0]] == 0:
+        check_lengths(columns, where)
+        if len(columns[RANKS[0]]) == 0:
             raise ValueError(f"{where} holds no specimens.")
         return columns

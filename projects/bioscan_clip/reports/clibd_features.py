@@ -9,13 +9,14 @@ files of features alone; whether labels are published beside them is not known.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from projects.bioscan_clip.datasets.hdf5 import own_member
 from projects.bioscan_clip.datasets.schema import NOT_CLASSIFIED, RANKS, Role, Stage
@@ -176,7 +177,7 @@ def _names(path: Path, content: dict[str, Any], group: str) -> dict[str, Any]:
     key = f"{group}_gt_dict"
     try:
         return {
-            f"{rank}_list": _as_bytes([specimen[rank] for specimen in content[key]])
+            f"{rank}_list": as_bytes([specimen[rank] for specimen in content[key]])
             for rank in RANKS
         }
     except (KeyError, TypeError, AttributeError) as error:
@@ -191,12 +192,14 @@ def _ids(path: Path, content: dict[str, Any], group: str) -> dict[str, Any]:
     ids = content.get(f"{group}_id_list", [])
     try:
         column = "file_name" if any(Path(name).suffix for name in ids[:1]) else "processid"
-        return {column: _as_bytes(ids)} if ids else {}
+        return {column: as_bytes(ids)} if ids else {}
     except (TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} must hold, as {group}_id_list, a list of ids, but does not ({error!r})."
         ) from error
 
 
-def _as_bytes(texts: list[str]) -> Any:
-    return np.array([text.encode() for text in texts], dtype=bytes)
+def as_bytes(texts: Iterable[str]) -> npt.NDArray[np.bytes_]:
+    """Return texts in UTF-8, of one byte at least, since HDF5 has no text of none."""
+    encoded = np.array([text.encode() for text in texts], dtype=bytes)
+    return encoded if encoded.dtype.itemsize else encoded.astype("S1")

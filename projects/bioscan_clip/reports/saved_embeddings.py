@@ -36,6 +36,7 @@ from projects.bioscan_clip.reports.clibd_features import (
     FEATURES,
     PUBLISHED,
     Split,
+    as_bytes,
     is_published,
     published_splits,
 )
@@ -205,9 +206,9 @@ def _write(group: h5py.Group, specimens: Specimens) -> None:
         for rows in blocks(len(features), _ROWS_AT_ONCE):  # so that nothing is there twice
             dataset[rows] = features[rows].float().cpu().numpy()
     for rank in RANKS:
-        group[f"{rank}_list"] = _as_bytes(specimens.names[rank].fillna(NOT_CLASSIFIED.decode()))
+        group[f"{rank}_list"] = as_bytes(specimens.names[rank].fillna(NOT_CLASSIFIED.decode()))
     for column, name in _IDS.items():
-        group[name] = _as_bytes(specimens.names[column].fillna(""))
+        group[name] = as_bytes(specimens.names[column].fillna(""))
     if specimens.is_seen is not None:
         group[_IS_SEEN] = specimens.is_seen.cpu().numpy()
 
@@ -266,8 +267,3 @@ def _numbers(split: Split, name: str, dimensions: int) -> torch.Tensor:
 
 def _texts(split: Split, name: str) -> Any:
     return _column(split, name, "SO", "texts", 1)[:].astype(bytes)
-
-
-def _as_bytes(texts: Any) -> Any:
-    encoded = np.array([text.encode() for text in texts], dtype=bytes)
-    return encoded if encoded.dtype.itemsize else encoded.astype("S1")

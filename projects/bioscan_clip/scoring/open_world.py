@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from scipy.stats import rankdata
 
 from projects.bioscan_clip.datasets.schema import RANKS, Role
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN
@@ -216,7 +215,9 @@ def score_switch(method: tuple[str, str], tuning: Candidates, queries: Candidate
     right, n = int((taken_for_seen == queries.seen).sum()), len(queries.seen)
     decision = [("accuracy", right / n, *share_interval(right, n), n)]
     if queries.seen.any() and not queries.seen.all():
-        area = auroc(queries.scores.numpy(), queries.seen.numpy())
+        from sklearn.metrics import roc_auc_score  # takes a second to import
+
+        area = float(roc_auc_score(queries.seen.numpy(), queries.scores.numpy()))
         decision.append(("auroc", area, np.nan, np.nan, n))
     decision.append(("threshold", threshold, np.nan, np.nan, tuned_on))
     rows_of_decision = [(*method, "all", "decision", 1, *row) for row in decision]
@@ -260,16 +261,6 @@ def best_threshold(
     total = counts[0] * (~seen).sum() + counts[1] * seen.sum()
     half_means = np.divide(product, total, out=np.zeros_like(total), where=total > 0)
     return float(thresholds[np.argmax(half_means)])
-
-
-def auroc(scores: npt.NDArray[np.floating], seen: npt.NDArray[np.bool_]) -> float:
-    """Return the probability that a seen query has a higher score than an unseen one.
-
-    This is the area under the ROC curve, by the rank sum; equal scores count half.
-    """
-    positive, negative = int(seen.sum()), int((~seen).sum())
-    above = rankdata(scores)[seen].sum() - positive * (positive + 1) / 2
-    return float(above / (positive * negative))
 
 
 def _tune(tuning: Candidates) -> tuple[float, int]:
