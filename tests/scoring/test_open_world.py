@@ -118,9 +118,14 @@ def by_brute_force(method: str, tuning, asked) -> dict[tuple[str, str, str], flo
             found["harmonic", average, rank] = 2 * seen * unseen / (seen + unseen)
     found["all", "decision", "accuracy"] = np.mean(decisions)
     scores, kinds = np.array(scores), np.array(kinds)
-    above = scores[kinds][:, None] - scores[~kinds]  # of a seen query and an unseen one
-    found["all", "decision", "auroc"] = ((above > 0) + (above == 0) / 2).mean()
+    found["all", "decision", "auroc"] = auroc_of_pairs(scores[kinds], scores[~kinds])
     return found
+
+
+def auroc_of_pairs(positive, negative) -> float:
+    """The probability that a positive has the higher score; half where they are equal."""
+    above = positive[:, None] - negative
+    return ((above > 0) + (above == 0) / 2).mean()
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
@@ -213,7 +218,7 @@ def test_novel_species_are_farther_from_keys():
         (normalize(part.rgb.numpy()) @ normalize(few.dna.numpy()).T).max(axis=1)
         for part in (known, novel)
     ]
-    expected = roc_auc_score(np.repeat([1, 0], [len(known), len(novel)]), np.concatenate(near))
+    expected = auroc_of_pairs(*near)
     found = values(table, query="rgb", key="dna")
     assert found.pop(("novel", "decision", "auroc")) == pytest.approx(expected, abs=1e-6)
     assert expected > 0.6

@@ -170,7 +170,7 @@ def novelty(sets: Mapping[Role, Specimens], nearest: Search = nearest_keys) -> p
         similarities, rows = nearest(of_novel, among, 1)
         others = nearest(torch.cat(of_others)[known], among, 1)[0]
         scores = torch.cat([others, similarities])[:, 0].cpu().numpy()
-        area = auroc(scores, np.arange(len(scores)) < len(others))
+        area = _auroc(scores, np.arange(len(scores)) < len(others))
         row = (query, key, "novel", "decision", 1, "auroc", area, np.nan, np.nan, len(scores))
         found = {Match(query, key, "novel"): Neighbours(similarities, rows)}
         accuracies = accuracy_table(keys, {"novel": novel}, found, top_k=(1,))
@@ -215,9 +215,7 @@ def score_switch(method: tuple[str, str], tuning: Candidates, queries: Candidate
     right, n = int((taken_for_seen == queries.seen).sum()), len(queries.seen)
     decision = [("accuracy", right / n, *share_interval(right, n), n)]
     if queries.seen.any() and not queries.seen.all():
-        from sklearn.metrics import roc_auc_score  # takes a second to import
-
-        area = float(roc_auc_score(queries.seen.numpy(), queries.scores.numpy()))
+        area = _auroc(queries.scores.numpy(), queries.seen.numpy())
         decision.append(("auroc", area, np.nan, np.nan, n))
     decision.append(("threshold", threshold, np.nan, np.nan, tuned_on))
     rows_of_decision = [(*method, "all", "decision", 1, *row) for row in decision]
@@ -261,6 +259,12 @@ def best_threshold(
     total = counts[0] * (~seen).sum() + counts[1] * seen.sum()
     half_means = np.divide(product, total, out=np.zeros_like(total), where=total > 0)
     return float(thresholds[np.argmax(half_means)])
+
+
+def _auroc(scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_]) -> float:
+    from sklearn.metrics import roc_auc_score  # takes a second to import
+
+    return float(roc_auc_score(positive, scores))
 
 
 def _tune(tuning: Candidates) -> tuple[float, int]:
