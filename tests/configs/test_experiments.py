@@ -55,6 +55,15 @@ def pretrained(tmp_path_factory, monkeypatch) -> list[str]:
     shutil.rmtree(folder)
 
 
+def test_robust_changes_the_test_alone():
+    plain, robust = (composed("bioscan_sample", *option) for option in ([], ["recipe=robust"]))
+    task = robust.task.evaluation_tasks.tax_cls.task
+    assert task.correct_barcodes
+    assert task.test_time_views
+    task.correct_barcodes = task.test_time_views = False
+    assert robust == plain
+
+
 def test_barcodes_are_augmented_in_training_alone_and_if_asked_for():
     option = "datasets.train.barcode_augmentation"
     assert not composed("bioscan_sample").datasets.train.barcode_augmentation

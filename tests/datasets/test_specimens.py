@@ -345,8 +345,8 @@ def test_barcode_augmentation_depends_on_seed_and_row_alone(path):
 def test_a_specimen_is_corrupted_alike_in_any_batch(path):
     dataset = BIOSCANInsectDataset(path, SPLIT, for_training=False, image_size=32)
     whole = dataset.read_batch(range(ROWS), seed=(0,))["dna"]
-    corrupted = dataset.read_corrupted_barcodes(np.arange(ROWS), "bases_10")
-    assert dataset.read_corrupted_barcodes(np.array([4, 1]), "bases_10").equal(corrupted[[4, 1]])
+    corrupted = dataset.read_barcodes(np.arange(ROWS), "bases_10")
+    assert dataset.read_barcodes(np.array([4, 1]), "bases_10").equal(corrupted[[4, 1]])
     assert not corrupted.equal(whole)
 
 

@@ -15,10 +15,12 @@ from mmlearn.tasks.contrastive_pretraining import EvaluationSpec
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
 from projects.bioscan_clip.tasks import (
     BioscanPretraining,
     TaxonomicClassification,
     evaluate_embeddings,
+    taxonomic_classification,
 )
 
 HEADLINE = [
@@ -56,7 +58,7 @@ class Specimens(Dataset):
             }
         )
 
-    def read_corrupted_barcodes(self, rows, corruption: str) -> torch.Tensor:
+    def read_barcodes(self, rows, corruption: str) -> torch.Tensor:
         return torch.from_numpy(self.dna[rows] + 0.02 * len(corruption) * rows[:, None])
 
 
@@ -253,7 +255,7 @@ def test_damaged_barcodes_are_scored_against_whole_ones(tmp_path, splits):
     for name in options["corruption"]:
         queries = {
             role: {
-                "dna": split.read_corrupted_barcodes(np.arange(len(split)), name),
+                "dna": split.read_barcodes(np.arange(len(split)), name),
                 "labels": split.labels,
             }
             for role, split in zip(("seen", "unseen"), splits[1:], strict=True)
@@ -262,6 +264,30 @@ def test_damaged_barcodes_are_scored_against_whole_ones(tmp_path, splits):
             if "dna_to_dna" in number and "mistake" not in number:
                 damaged = number.replace("dna_to", f"dna_{name}_to")
                 assert saved[f"test/{damaged}"] == pytest.approx(value, abs=1e-6)
+
+
+def test_query_barcodes_are_corrected_by_those_of_keys(tmp_path, splits, monkeypatch):
+    """Queries are keys' barcodes with one false base, in a k-mer that no key has at its place."""
+    tokens = KmerTokenizer(k=2, stride=2, max_length=10)(["ACGTACGTAC"] * SIZES["all_keys"])
+    wrong = tokens.clone()
+    wrong[:, 3] += 1  # AC becomes AG
+    for split in splits:
+        split.dna = (tokens if split is splits[0] else wrong)[: len(split)].float().numpy()
+        split.tokenizer = KmerTokenizer(k=2)
+        split.read_barcodes = lambda rows, corruption, split=split: torch.from_numpy(
+            split.dna[rows]
+        ).long()
+    for corrected in (False, True):
+        found = {}
+        monkeypatch.setattr(
+            taxonomic_classification,
+            "evaluate_and_report",
+            lambda sets, *_, found=found, **__: found.update(sets) or {},
+        )
+        trainer(tmp_path).test(task(tmp_path, correct_barcodes=corrected), loader(splits))
+        for role in ("seen", "unseen"):
+            expected = found["keys"].dna[: len(found[role])]
+            assert torch.allclose(found[role].dna, expected) == corrected
 
 
 def test_features_cannot_be_damaged(tmp_path, splits):

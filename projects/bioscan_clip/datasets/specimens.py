@@ -163,14 +163,14 @@ class BIOSCANInsectDataset(Dataset[Example]):
         """Read the JPEG bytes of one specimen's photo."""
         return self._split.read_jpegs(np.array([row]))[0].tobytes()
 
-    def read_corrupted_barcodes(self, rows: IntArray, corruption: str) -> torch.Tensor:
-        """Read tokens of damaged barcodes; a specimen's damage is always the same.
+    def read_barcodes(self, rows: IntArray, corruption: str | None = None) -> torch.Tensor:
+        """Read tokens of barcodes, damaged or not; a specimen's damage is always the same.
 
         Parameters
         ----------
         rows : numpy.ndarray
             int64, shape ``(N,)``.
-        corruption : str
+        corruption : str, optional
             One of :data:`~projects.bioscan_clip.datasets.barcodes.CORRUPTIONS`.
 
         Returns
@@ -178,6 +178,8 @@ class BIOSCANInsectDataset(Dataset[Example]):
         torch.Tensor
             int64, shape ``(N, 133)``.
         """
+        if corruption is None:
+            return self.tokenizer(self._split.read(BARCODE, rows))
         change = partial(damage_barcode, damage=CORRUPTIONS[corruption])
         return self._read_changed(rows, change, tuple(corruption.encode()))
 
@@ -274,7 +276,7 @@ class BIOSCANInsectDataset(Dataset[Example]):
         if self._dna_column == DNA_FEATURES:
             return self._read_features(DNA_FEATURES, rows)
         if self._most_damage is None:
-            return self.tokenizer(self._split.read(BARCODE, rows))
+            return self.read_barcodes(rows)
         change = partial(augment_barcode, most=self._most_damage)
         return self._read_changed(rows, change, (*seed, _OF_BARCODES))
 

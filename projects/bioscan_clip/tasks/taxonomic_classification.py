@@ -7,6 +7,8 @@ from pickle import UnpicklingError
 from typing import Any, Final
 
 import lightning.pytorch as pl
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -15,6 +17,7 @@ from mmlearn.datasets.core.modalities import Modality
 from mmlearn.tasks.hooks import EvaluationHooks
 
 from projects.bioscan_clip.datasets.barcodes import CORRUPTIONS
+from projects.bioscan_clip.datasets.correction import KmerCorrection
 from projects.bioscan_clip.datasets.schema import EVALUATION_SPLITS, Role, Stage
 from projects.bioscan_clip.datasets.transforms import flips_and_turns
 from projects.bioscan_clip.encoders.batches import in_eights
@@ -77,8 +80,11 @@ class TaxonomicClassification(EvaluationHooks):
     corruption : str or sequence of str, default=()
         Damages to query barcodes that a test is repeated with: names of
         :data:`~projects.bioscan_clip.datasets.barcodes.CORRUPTIONS`, or ``all``.
+    correct_barcodes : bool, default=False
+        Whether a test corrects query barcodes, damaged or not, by those of the keys; see
+        :class:`~projects.bioscan_clip.datasets.correction.KmerCorrection`.
     test_time_views : bool, default=False
-        Whether a photo is embedded in its 8 flips and quarter turns, which are averaged.
+        Whether a test embeds a photo in its 8 flips and quarter turns, which are averaged.
     output_dir : str or pathlib.Path, optional
         Folder of the output files; the trainer's ``default_root_dir`` if None.
 
@@ -101,6 +107,7 @@ class TaxonomicClassification(EvaluationHooks):
         restrict_to: Restriction | None = None,
         linear_head: bool | None = None,
         corruption: str | Sequence[str] = (),
+        correct_barcodes: bool = False,
         test_time_views: bool = False,
         output_dir: str | Path | None = None,
     ) -> None:
@@ -124,6 +131,7 @@ class TaxonomicClassification(EvaluationHooks):
         self.restrict_to = None if restrict_to is None else checked(restrict_to)
         self.linear_head = linear_head
         self.corruption = _corruptions(corruption)
+        self.correct_barcodes = correct_barcodes
         self.test_time_views = test_time_views
         self.output_dir = output_dir
         self._collection = EmbeddingCollection()
@@ -135,16 +143,17 @@ class TaxonomicClassification(EvaluationHooks):
         ------
         ValueError
             If none of the epoch's data are keys, or none are queries, or queries that are to be
-            damaged have no barcodes.
+            damaged or corrected have no barcodes.
         """
         self._collection = EmbeddingCollection()
         if pl_module.trainer.testing:
             pl_module.trainer.test_loop.verbose = False
         datasets = _datasets(pl_module.trainer)
-        if self.corruption and not all(dataset.has_barcodes for dataset in datasets):
+        changed = self.corruption or self.correct_barcodes
+        if changed and not all(dataset.has_barcodes for dataset in datasets):
             raise ValueError(
-                "Barcodes cannot be damaged where features stand for them: leave out the task's "
-                '`corruption`, or set dna_input_type="sequence".'
+                "Barcodes cannot be damaged or corrected where features stand for them: leave out "
+                'the task\'s `corruption` and `correct_barcodes`, or set dna_input_type="sequence".'
             )
         held = [dataset.split for dataset in datasets]
         for role, wanted in {
@@ -164,7 +173,7 @@ class TaxonomicClassification(EvaluationHooks):
         """Encode a batch and keep its embeddings."""
         if not pl_module.trainer.sanity_checking:
             outputs = pl_module(batch)
-            if self.test_time_views:
+            if self.test_time_views and pl_module.trainer.testing:
                 outputs[_RGB.embedding] = _over_views(pl_module, batch[_RGB.name])
             self._collection.add(batch, outputs)
 
@@ -183,9 +192,7 @@ class TaxonomicClassification(EvaluationHooks):
         folder = Path(self.output_dir or trainer.default_root_dir)
         report = self.report[stage]
         writes = trainer.is_global_zero and report != "off"
-        sets, about = self._sets(
-            pl_module, named=writes, corruption=self.corruption if trainer.testing else ()
-        )
+        sets, about = self._sets(pl_module, named=writes)
         if "keys" not in sets or not {"seen", "unseen"} & set(sets):
             return None
         if trainer.is_global_zero and report == "full":  # first, as scoring may fail
@@ -217,7 +224,7 @@ class TaxonomicClassification(EvaluationHooks):
         return logged
 
     def _sets(
-        self, pl_module: pl.LightningModule, named: bool, corruption: Sequence[str]
+        self, pl_module: pl.LightningModule, named: bool
     ) -> tuple[dict[Role, Specimens], dict[str, Any]]:
         """Return the epoch's specimens by role, and the keys' file; warn of what is missing."""
         datasets = dict(enumerate(_datasets(pl_module.trainer)))
@@ -242,15 +249,41 @@ class TaxonomicClassification(EvaluationHooks):
             )
             for role, places in roles.items()
         }
-        for role in (role for role in roles if role in ("seen", "unseen")):
-            parts = [(datasets[place], collected[place][1]) for place in roles[role]]
-            sets[role] = replace(
-                sets[role],
-                corrupted={name: _corrupted(pl_module, parts, name) for name in corruption},
-            )
+        if pl_module.trainer.testing:
+            sources = {
+                role: [(datasets[place], collected[place][1].numpy()) for place in places]
+                for role, places in roles.items()
+            }
+            self._embed_barcodes_again(pl_module, sets, sources)
         file = getattr(datasets[roles["keys"][0]], "path", None) if "keys" in roles else None
         data = {"file": file.name, "file_size": file.stat().st_size} if file else {}
         return sets, data
+
+    def _embed_barcodes_again(
+        self,
+        pl_module: pl.LightningModule,
+        sets: dict[Role, Specimens],
+        sources: Mapping[Role, Sequence[tuple[Any, npt.NDArray[np.int64]]]],
+    ) -> None:
+        """Embed query barcodes corrected and damaged, if so chosen; every process embeds all."""
+        correction = None
+        if self.correct_barcodes and "keys" in sources:
+            tokenizer = sources["keys"][0][0].tokenizer
+            correction = KmerCorrection(_barcodes(sources["keys"]), tokenizer.k)
+
+        def embedded(role: Role, corruption: str | None = None) -> torch.Tensor:
+            tokens = _barcodes(sources[role], corruption)
+            batches = (correction(tokens) if correction else tokens).split(_BARCODES_AT_ONCE)
+            with pl_module.trainer.precision_plugin.forward_context():
+                parts = [_embed(pl_module, _DNA, each.to(pl_module.device)) for each in batches]
+            return torch.cat(parts).float()
+
+        for role in sources:
+            if correction and role != "keys":
+                sets[role] = replace(sets[role], dna=embedded(role))
+            if self.corruption and role in ("seen", "unseen"):
+                damaged = {name: embedded(role, name) for name in self.corruption}
+                sets[role] = replace(sets[role], corrupted=damaged)
 
 
 def _datasets(trainer: pl.Trainer) -> Sequence[Any]:
@@ -260,14 +293,11 @@ def _datasets(trainer: pl.Trainer) -> Sequence[Any]:
     return datasets
 
 
-def _corrupted(
-    pl_module: pl.LightningModule, parts: Sequence[tuple[Any, torch.Tensor]], corruption: str
+def _barcodes(
+    sources: Sequence[tuple[Any, npt.NDArray[np.int64]]], corruption: str | None = None
 ) -> torch.Tensor:
-    """Embed damaged barcodes of rows (N,) of datasets; every process embeds all of them."""
-    tokens = [dataset.read_corrupted_barcodes(rows.numpy(), corruption) for dataset, rows in parts]
-    batches = torch.cat(tokens).to(pl_module.device).split(_BARCODES_AT_ONCE)
-    with pl_module.trainer.precision_plugin.forward_context():
-        return torch.cat([_embed(pl_module, _DNA, batch) for batch in batches]).float()
+    """Read tokens (N, T) of the barcodes of rows of datasets."""
+    return torch.cat([dataset.read_barcodes(rows, corruption) for dataset, rows in sources])
 
 
 def _over_views(pl_module: pl.LightningModule, photos: torch.Tensor) -> torch.Tensor:
