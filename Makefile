@@ -10,7 +10,7 @@ PIP := $(if $(shell command -v uv),uv pip install --compile-bytecode --python $(
 VERSION := import sys; version = sys.version_info[:2]; \
   print("%d.%d" % version if (3, 11) <= version <= (3, 12) else "wrong")
 
-.PHONY: help install demo pictures bench test test-cluster lint format requirements clean
+.PHONY: help install demo pictures bench recipes test test-cluster lint format requirements clean
 
 help: ## Print the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -87,6 +87,9 @@ test-cluster: .venv/installed ## Start a SLURM on this machine and run the tests
 bench: .venv/installed ## Compare loading, scoring, losses and training steps with the usual ways
 	@for benchmark in tokenizer opening loader disk scoring loss sizing gradient_caching train_step barcode_augmentation barcodes inference library serve; do \
 	  echo; $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
+
+recipes: .venv/installed ## Compare options of the recipe over three seeds, about an hour on 2 cores; resumes
+	@$(BIN)/python benchmarks/recipes.py --out outputs/recipes
 
 lint: .venv/installed ## Check style and types
 	@$(BIN)/ruff check .

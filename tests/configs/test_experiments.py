@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,17 @@ def pretrained(tmp_path_factory, monkeypatch) -> list[str]:
         "+task.encoders.dna.model_config_kwargs={num_hidden_layers: 1}",
     ]
     shutil.rmtree(folder)
+
+
+def test_options_of_the_benchmark_of_recipes_compose(monkeypatch):
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(benchmarks)
+    recipes = runpy.run_path(str(benchmarks / "recipes.py"))
+    test = [recipes["PHOTOS"], *recipes["TRAINING"], *recipes["TEST"]]
+    for training, options in recipes["OPTIONS"].values():
+        config = composed("bioscan_sample", *test, *recipes["TRAININGS"][training], *options)
+        assert config.task.evaluation_tasks.tax_cls.task.corruption == "all"
+        assert config.datasets.test.seen_split.image_size == 48
 
 
 def test_robust_changes_the_test_alone():
