@@ -82,19 +82,19 @@ def drawn():
 def search(folder: Path) -> None:
     queries = np.random.default_rng(0).normal(size=(QUERIES, WIDTH)).astype(np.float32)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
+    start = clock()
     library = ReferenceLibrary.open(folder)
-    opened = time.perf_counter()
+    opened = clock()
     found = library.search(queries, "dna", 20)
-    searched = time.perf_counter()
+    searched = clock()
     library.table(found.rows[:, :5].ravel())
-    looked_up = time.perf_counter()
+    looked_up = clock()
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e9
     print(f"{len(library):,} specimens of {WIDTH} dimensions, {size:.1f} GB, {THREADS} threads")
-    print(f"opening {opened - start:27.3f} s")
-    print(f"{QUERIES:,} exact queries {searched - opened:18.1f} s")
-    print(f"names of the 5 nearest {looked_up - searched:12.1f} s")
+    print(f"opening: {describe(opened - start)}")
+    print(f"{QUERIES:,} exact queries: {describe(searched - opened)}")
+    print(f"names of the 5 nearest: {describe(looked_up - searched)}")
     print(f"memory above that of Python {memory:7.1f} GB, pages of the files included")
 
 
