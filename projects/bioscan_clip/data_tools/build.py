@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from projects.bioscan_clip.data_tools.checks.photos import check_picture
+from projects.bioscan_clip.data_tools.printing import table_of_splits
 from projects.bioscan_clip.data_tools.processes import processes_for
 from projects.bioscan_clip.data_tools.published import (
     DatasetName,
@@ -142,23 +142,9 @@ def build(
         write_whole(left_out, partial(lacking.to_csv, index=False))
     rows = {name: rows[usable[rows]] for name, rows in published.splits.items()}
     texts = published.table.drop(columns="photo")
-    widths = {
-        str(name): max(1, *(len(str(text).encode()) for text in column.unique()))
-        for name, column in texts.items()
-    }
+    widths = {str(name): _longest(column) for name, column in texts.items()}
     with ThreadPoolExecutor(_READERS) as readers:
-
-        def read_pictures(specimens: IntArray) -> list[npt.NDArray[np.uint8]]:
-            chosen = published.paths(specimens)
-            contents = list(readers.map(Path.read_bytes, chosen))
-            for path, content, length in zip(chosen, contents, lengths[specimens], strict=True):
-                if len(content) != length:
-                    raise ValueError(
-                        f"{path} has changed since it was checked. Delete {journal} and run the "
-                        "same command again."
-                    )
-            return [np.frombuffer(content, dtype=np.uint8) for content in contents]
-
+        read_pictures = partial(_read_pictures, readers, published, lengths, journal)
         sources = {
             name: _source(chosen, texts, widths, tokens, lengths, read_pictures)
             for name, chosen in rows.items()
@@ -166,20 +152,18 @@ def build(
         write_file(out, sources, identity=identity)
     journal.unlink()
     counts = {name: len(chosen) for name, chosen in rows.items()}
-    return Built(
-        counts, int(usable.sum()), None if usable.all() else left_out, int((~usable).sum())
-    )
+    n_left_out = int((~usable).sum())
+    return Built(counts, int(usable.sum()), left_out if n_left_out else None, n_left_out)
 
 
 def print_built(built: Built, out: Path, console: Console | None = None) -> None:
     """Print the splits of a file, its size and what it lacks."""
     console = console or Console()
-    table = Table(title=f"Specimens of {escape(out.name)}")
-    table.add_column("split")
-    table.add_column("specimens", justify="right")
-    for name, specimens in built.specimens.items():
-        table.add_row(name, f"{specimens:,}" if specimens else "[bold red]none[/]")
-    console.print(table)
+    rows = (
+        (name, [f"{specimens:,}" if specimens else "[bold red]none[/]"])
+        for name, specimens in built.specimens.items()
+    )
+    console.print(table_of_splits(["specimens"], rows))
     console.print(
         f"Wrote {escape(str(out))}: {built.pictures:,} pictures, "
         f"{out.stat().st_size / 1e9:,.2f} GB",
@@ -226,6 +210,30 @@ def _check_pictures(
             checked += found
             advance(len(block))
     return checked
+
+
+def _longest(texts: "pd.Series[Any]") -> int:
+    """Return the bytes of the longest text of a column, at least one."""
+    return max(1, max(len(str(text).encode()) for text in texts.unique()))
+
+
+def _read_pictures(
+    readers: ThreadPoolExecutor,
+    published: Published,
+    lengths: IntArray,
+    journal: Path,
+    specimens: IntArray,
+) -> list[npt.NDArray[np.uint8]]:
+    """Read the pictures of some specimens, as they were when they were checked."""
+    paths = published.paths(specimens)
+    contents = list(readers.map(Path.read_bytes, paths))
+    for path, content, length in zip(paths, contents, lengths[specimens], strict=True):
+        if len(content) != length:
+            raise ValueError(
+                f"{path} has changed since it was checked. Delete {journal} and run the same "
+                "command again."
+            )
+    return [np.frombuffer(content, dtype=np.uint8) for content in contents]
 
 
 def _tokenize(names: pd.DataFrame, tokenizer: str) -> tuple[dict[str, IntArray], IntArray]:

@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Final
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from projects.bioscan_clip.data_tools.checks.finding import printable
 from projects.bioscan_clip.data_tools.describe import (
     WHOLE_FILE,
     Description,
@@ -19,6 +17,7 @@ from projects.bioscan_clip.data_tools.describe import (
     photo_sizes,
     taxon_counts,
 )
+from projects.bioscan_clip.data_tools.printing import shown, table_of_splits
 from projects.bioscan_clip.datasets.hdf5 import PhotoStorage
 
 _TEMPLATE: Final = Path(__file__).with_name("describe.html.j2")
@@ -36,11 +35,11 @@ _HEADINGS: Final = {
 def print_description(description: Description, console: Console | None = None) -> None:
     """Print a description: a table for each subject, and how photos are stored."""
     console = console or Console()
-    console.print(f"[bold]{_shown(str(description.path))}[/], {description.size / 1e9:,.2f} GB\n")
+    console.print(f"[bold]{shown(str(description.path))}[/], {description.size / 1e9:,.2f} GB\n")
     for title, table in text_tables(description).items():
         console.print(f"[bold]{escape(title)}[/]", _rich(table), sep="\n")
     for sentence in storage_sentences(description.storage, description.path):
-        console.print(_shown(sentence), soft_wrap=True)
+        console.print(shown(sentence), soft_wrap=True)
 
 
 def write_page(description: Description, path: Path) -> None:
@@ -113,20 +112,12 @@ def storage_sentences(storage: Mapping[str, PhotoStorage], path: Path) -> list[s
 
 
 def _rich(cells: pd.DataFrame) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=0)
-    table.add_column("split", no_wrap=True)
-    for column in cells.columns:
-        table.add_column(column, justify="right")
-    for split, row in zip(cells.index, cells.to_numpy().tolist(), strict=True):
-        if split == WHOLE_FILE:
-            table.add_section()
-        table.add_row(_shown(split), *row)
+    rows = zip(cells.index, cells.to_numpy().tolist(), strict=True)
+    table = table_of_splits(list(cells.columns), rows)
+    if WHOLE_FILE in cells.index[1:]:  # the last row, below a line
+        table.rows[-2].end_section = True
     return table
 
 
 def _cells(table: pd.DataFrame, spec: str) -> pd.DataFrame:
     return table.map(lambda value: "" if pd.isna(value) else format(value, spec))
-
-
-def _shown(text: str) -> str:
-    return escape(printable(text))

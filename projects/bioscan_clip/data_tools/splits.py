@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
+from projects.bioscan_clip.data_tools.printing import table_of_splits
 from projects.bioscan_clip.datasets.schema import NOT_CLASSIFIED, UNKNOWN_NAMES
 from projects.bioscan_clip.files import check_output, write_whole
 
@@ -184,12 +184,9 @@ def split_table(
 
 def print_counts(counts: pd.DataFrame, console: Console | None = None) -> None:
     """Print the number of specimens and species of each split."""
-    table = Table()
-    for heading in ("split", "specimens", "species"):
-        table.add_column(heading, justify="left" if heading == "split" else "right")
-    for name, row in counts.iterrows():
-        table.add_row(str(name), f"{row['specimens']:,}", f"{row['species']:,}")
-    (console or Console()).print(table)
+    cells = counts.map("{:,}".format)
+    rows = zip(cells.index, cells.to_numpy().tolist(), strict=True)
+    (console or Console()).print(table_of_splits(list(cells.columns), rows))
 
 
 def _shuffled_positions(

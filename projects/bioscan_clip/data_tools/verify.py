@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -24,10 +23,10 @@ from projects.bioscan_clip.data_tools.checks.finding import (
     Finding,
     Severity,
     Subject,
-    printable,
 )
 from projects.bioscan_clip.data_tools.checks.photos import check_photos, choose_photos
 from projects.bioscan_clip.data_tools.checks.splits import Split, compare_splits, read_codes
+from projects.bioscan_clip.data_tools.printing import shown, table_of_splits
 from projects.bioscan_clip.datasets.hdf5 import open_file
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
@@ -195,14 +194,14 @@ def save_report(report: Report, path: Path) -> None:
 def print_report(report: Report, console: Console | None = None) -> None:
     """Print what was checked of each split, then each finding and what to do about it."""
     console = console or Console()
-    name = _shown(str(report.path))
+    name = shown(str(report.path))
     console.print(f"[bold]{name}[/], {report.size / 1e6:,.0f} MB, splits of {report.layout}")
     console.print(_table(report))
     findings = Table.grid(padding=(0, 2))
     for finding in report.findings:
         findings.add_row(
             f"[{_STYLES[finding.severity]}]{finding.severity}[/]",
-            f"[bold]{_shown(finding.place)}[/]: {_shown(finding.sentence)} "
+            f"[bold]{shown(finding.place)}[/]: {shown(finding.sentence)} "
             f"[dim]To do: {escape(finding.remedy)}.[/]",
         )
     if report.findings:
@@ -213,16 +212,12 @@ def print_report(report: Report, console: Console | None = None) -> None:
 
 
 def _table(report: Report) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=0)
-    table.add_column("split", no_wrap=True)
-    table.add_column("rows", justify="right", no_wrap=True)
     subjects = get_args(Subject)
-    for subject in subjects:
-        table.add_column(subject)
-    for name, split in report.splits.items():
-        cells = [_cell(report, name, subject) for subject in subjects]
-        table.add_row(_shown(name), f"{split.rows:,}", *cells)
-    return table
+    rows = (
+        (name, [f"{split.rows:,}", *(_cell(report, name, subject) for subject in subjects)])
+        for name, split in report.splits.items()
+    )
+    return table_of_splits(["rows", *subjects], rows)
 
 
 def _cell(report: Report, split: str, subject: Subject) -> str:
@@ -237,7 +232,3 @@ def _cell(report: Report, split: str, subject: Subject) -> str:
         return "[dim]-[/]"
     # Of photos, a sample may stand for all.
     return f"[green]{checked:,} ok[/]" if subject == "photos" else "[green]ok[/]"
-
-
-def _shown(text: str) -> str:
-    return escape(printable(text))
