@@ -32,6 +32,10 @@ def test_without_a_neighbour_nothing_is_known():
     assert corrected("ACAATT").equal(expected)
 
 
+def test_a_barcode_in_another_frame_stays():
+    assert corrected("CGTTTA").equal(TOKENIZER("CGTTTA"))
+
+
 def test_what_is_unknown_stays_so():
     assert corrected("NNGT--").tolist() == TOKENIZER("NNGT--").tolist()
 

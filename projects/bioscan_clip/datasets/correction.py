@@ -4,13 +4,16 @@ import torch
 
 from projects.bioscan_clip.datasets.tokenizer import FIRST_KMER_ID, UNKNOWN_ID
 
+_MOST_STRANGE = 0.5
+
 
 class KmerCorrection:
     """Replaces k-mers that no known barcode has at their place.
 
     COI codes for a protein, so that at each place of the aligned region only some k-mers occur. One
     that does not is replaced by the one that differs by one base and is the most frequent there, or
-    by ``[UNK]`` if there is none. A k-mer with an error that others have by nature stays.
+    by ``[UNK]`` if there is none. A k-mer with an error that others have by nature stays. So does
+    a barcode that is strange in more than half of its places, which is read in another frame.
 
     Parameters
     ----------
@@ -28,8 +31,10 @@ class KmerCorrection:
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the corrected tokens; int64, shape ``(M, T)`` as `tokens`."""
-        rare = self._counts[torch.arange(tokens.shape[1]), tokens] == 0
-        rows, places = (rare & (tokens >= FIRST_KMER_ID)).nonzero(as_tuple=True)
+        strange = self._counts[torch.arange(tokens.shape[1]), tokens] == 0
+        strange &= tokens >= FIRST_KMER_ID
+        strange &= strange.float().mean(dim=1, keepdim=True) <= _MOST_STRANGE
+        rows, places = strange.nonzero(as_tuple=True)
         near = FIRST_KMER_ID + self._neighbours(tokens[rows, places] - FIRST_KMER_ID)
         most, chosen = self._counts[places[:, None], near].max(dim=1)
         corrected = near.gather(1, chosen[:, None])[:, 0]
