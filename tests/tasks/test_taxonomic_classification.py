@@ -36,7 +36,7 @@ SIZES = {"all_keys": 40, "test_seen": 15, "test_unseen": 13}
 class Specimens(Dataset):
     """Random photo and barcode vectors, and labels, of one split."""
 
-    has_barcodes = True
+    has_barcodes = has_photos = True
 
     def __init__(self, split: str, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -290,10 +290,13 @@ def test_query_barcodes_are_corrected_by_those_of_keys(tmp_path, splits, monkeyp
             assert torch.allclose(found[role].dna, expected) == corrected
 
 
-def test_features_cannot_be_damaged(tmp_path, splits):
+def test_features_cannot_be_damaged_or_turned(tmp_path, splits):
     splits[1].has_barcodes = False
     with pytest.raises(ValueError, match="Barcodes cannot be damaged"):
         trainer(tmp_path).test(task(tmp_path, corruption="all"), loader(splits))
+    splits[1].has_photos = False
+    with pytest.raises(ValueError, match="There are no photos to turn"):
+        trainer(tmp_path).test(task(tmp_path, test_time_views=True), loader(splits))
 
 
 def test_photos_are_known_however_they_lie(tmp_path, splits):

@@ -142,8 +142,8 @@ class TaxonomicClassification(EvaluationHooks):
         Raises
         ------
         ValueError
-            If none of the epoch's data are keys, or none are queries, or queries that are to be
-            damaged or corrected have no barcodes.
+            If none of the epoch's data are keys, or none are queries, or features stand for
+            barcodes that are to be damaged or corrected, or for photos that are to be turned.
         """
         self._collection = EmbeddingCollection()
         if pl_module.trainer.testing:
@@ -154,6 +154,11 @@ class TaxonomicClassification(EvaluationHooks):
             raise ValueError(
                 "Barcodes cannot be damaged or corrected where features stand for them: leave out "
                 'the task\'s `corruption` and `correct_barcodes`, or set dna_input_type="sequence".'
+            )
+        if self.test_time_views and not all(dataset.has_photos for dataset in datasets):
+            raise ValueError(
+                "There are no photos to turn where features stand for them: leave out the task's "
+                '`test_time_views`, or set image_input_type="image".'
             )
         held = [dataset.split for dataset in datasets]
         for role, wanted in {
@@ -173,7 +178,7 @@ class TaxonomicClassification(EvaluationHooks):
         """Encode a batch and keep its embeddings."""
         if not pl_module.trainer.sanity_checking:
             outputs = pl_module(batch)
-            if self.test_time_views and pl_module.trainer.testing:
+            if self.test_time_views and pl_module.trainer.testing and _RGB.embedding in outputs:
                 outputs[_RGB.embedding] = _over_views(pl_module, batch[_RGB.name])
             self._collection.add(batch, outputs)
 
@@ -249,7 +254,7 @@ class TaxonomicClassification(EvaluationHooks):
             )
             for role, places in roles.items()
         }
-        if pl_module.trainer.testing:
+        if pl_module.trainer.testing and all(each.dna is not None for each in sets.values()):
             sources = {
                 role: [(datasets[place], collected[place][1].numpy()) for place in places]
                 for role, places in roles.items()
