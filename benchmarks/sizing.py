@@ -10,25 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from timing import QUICK
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-from train_step import OURS, build, delivered_batch
+from train_step import OURS, build, delivered_batch, operations
 
 from projects.bioscan_clip.datasets.transforms import finish_batch
 
 SPECIMENS = 1 if QUICK else 4
-
-
-def operations(task: L.LightningModule, name: str) -> float:
-    """Return the operations of a forward and backward pass, per specimen, in units of 10^9.
-
-    A multiplication and an addition count as two. Attention is computed step by step here, as the
-    counter knows no fused one of the CPU.
-    """
-    batch = finish_batch(delivered_batch(SPECIMENS, photo_size=224))
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        task.encode(batch, Modalities.get_modality(name)).sum().backward()
-    return counter.get_total_flops() / SPECIMENS / 1e9
 
 
 def kept_memory(task: L.LightningModule, name: str) -> float:
@@ -59,7 +45,7 @@ def main() -> None:
         table.add_column(heading, justify="right")
     costs = []
     for name in ("rgb", "dna", "text"):
-        costs.append((operations(task, name), kept_memory(task, name)))
+        costs.append((operations(task, name, SPECIMENS, 224) / 1e9, kept_memory(task, name)))
         table.add_row(name, *(f"{cost:.1f}" for cost in costs[-1]))
     table.add_row("sum", *(f"{sum(cost):.1f}" for cost in zip(*costs, strict=True)))
     Console(width=100).print(table)

@@ -1,17 +1,20 @@
-"""Specimens per second and memory of a training step, without loading.
+"""Training steps, without loading: mmlearn's, this project's, and its options alone and together.
 
 On a GPU with the encoders of BIOSCAN-1M in bf16, at the published batch of 400 and at the largest
-doubling of it that fits; else with the sample's small encoders on the CPU. ``--compile`` adds the
-step under torch.compile, which takes minutes to compile.
+doubling of it that fits; else with the sample's small encoders on the CPU, where ``--compile`` adds
+compilation, which takes minutes.
 """
 
 import gc
 import inspect
 import logging
+import math
 import statistics
 import sys
 import time
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,12 +23,15 @@ from hydra.utils import instantiate
 from hydra_zen import store
 from lightning import pytorch as L
 from mmlearn.cli import run  # noqa: F401  fills the store
+from mmlearn.datasets.core import Modalities
 from mmlearn.tasks import ContrastivePretraining
 from omegaconf import open_dict
 from rich.console import Console
 from rich.table import Table
-from timing import QUICK
+from timing import QUICK, shortest
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
 from projects.bioscan_clip.datasets.transforms import POSE, finish_batch
 from projects.bioscan_clip.encoders import BERT_SAMPLE
@@ -34,6 +40,18 @@ ON_GPU = torch.cuda.is_available()
 STEPS, WARM_UP = (1, 1) if QUICK else (40, 10) if ON_GPU else (12, 4)
 EXPERIMENT, BATCH, PHOTO_SIZE = ("bioscan_1m", 400, 224) if ON_GPU else ("bioscan_sample", 100, 80)
 BATCH = 8 if QUICK else BATCH
+COMPILED = ON_GPU or "--compile" in sys.argv
+PEAKS = {"H100": 989, "H200": 989, "A100": 312, "A40": 150, "L40S": 362}  # dense bf16, TFLOP/s
+OPTIONS = {
+    "loss that waits for nothing": ["modules/losses@task.loss=chunked-contrastive"],
+    "compiled": ["task.compile_encoders=true"],
+    "frozen weights in half precision": ["task.frozen_in_half=true"],
+    "half of the patches": ["+task.encoders.rgb.model_kwargs.patch_drop_rate=0.5"],
+    "checkpointed layers": ["task.checkpoint_layers=true"],
+}
+TOGETHER = "all that are the same training"
+PRECISION = "bf16-mixed" if ON_GPU else "32-true"
+OTHER_COSTS = ("half of the patches", "checkpointed layers")  # more or less work, not quicker work
 BERT_SMALL = {
     "hidden_size": 512,
     "num_hidden_layers": 4,
@@ -52,12 +70,15 @@ RANDOM_WEIGHTS = [  # as large as the pretrained ones
 ]
 
 
-def build(target: str, experiment: str = EXPERIMENT) -> L.LightningModule:
+def build(
+    target: str, experiment: str = EXPERIMENT, options: Sequence[str] = ()
+) -> L.LightningModule:
     """Build an experiment's task, without evaluation and schedule, as class `target`."""
     store.add_to_hydra_store(overwrite_ok=True)
     overrides = [
         f"+experiment={experiment}",
         *RANDOM_WEIGHTS,
+        *options,
     ]
     with initialize_config_module("mmlearn.conf", version_base=None):
         config = compose("base_config", overrides=overrides).task
@@ -71,6 +92,7 @@ def build(target: str, experiment: str = EXPERIMENT) -> L.LightningModule:
         with open_dict(config):
             for name in set(config) - set(known) - {"_target_"}:
                 del config[name]
+            config.optimizer.fused = None
     return instantiate(config, _convert_="partial")
 
 
@@ -107,8 +129,23 @@ class Stopwatch(L.Callback):
             torch.cuda.synchronize()
 
 
-def measure(task: L.LightningModule, batch: dict[str, Any]) -> tuple[float, float]:
-    """Return specimens per second, and the peak of GPU memory in GB (0 without a GPU)."""
+@dataclass
+class Measured:
+    """What steps of one kind cost; seconds of each, and the peak of GPU memory in GB."""
+
+    specimens: int
+    seconds: list[float]
+    memory: float
+
+    @property
+    def rate(self) -> float:
+        """Specimens per second; on a CPU of the quickest step, which others disturb least."""
+        later = self.seconds[WARM_UP:]
+        return self.specimens / (statistics.median(later) if ON_GPU else min(later))
+
+
+def measure(task: L.LightningModule, batch: dict[str, Any]) -> Measured:
+    """Train for a few steps."""
     gc.collect()
     if ON_GPU:
         torch.cuda.empty_cache()
@@ -117,7 +154,7 @@ def measure(task: L.LightningModule, batch: dict[str, Any]) -> tuple[float, floa
     trainer = L.Trainer(
         accelerator="auto",
         devices=1,
-        precision="bf16-mixed" if ON_GPU else "32-true",
+        precision=PRECISION,
         max_steps=WARM_UP + STEPS,
         callbacks=[stopwatch],
         logger=False,
@@ -127,7 +164,28 @@ def measure(task: L.LightningModule, batch: dict[str, Any]) -> tuple[float, floa
     )
     trainer.fit(task, DataLoader([batch] * (WARM_UP + STEPS), batch_size=None, pin_memory=ON_GPU))
     memory = torch.cuda.max_memory_allocated() / 1e9 if ON_GPU else 0.0
-    return len(batch["rgb"]) / statistics.median(stopwatch.seconds[WARM_UP:]), memory
+    return Measured(len(batch["rgb"]), stopwatch.seconds, memory)
+
+
+def operations(task: L.LightningModule, name: str, specimens: int, photo_size: int) -> float:
+    """Return the operations of a forward and backward pass, per specimen.
+
+    A multiplication and an addition count as two. Attention is computed step by step here, as the
+    counter knows no fused one of the CPU.
+    """
+    batch = finish_batch(delivered_batch(specimens, photo_size))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        task.encode(batch, Modalities.get_modality(name)).sum().backward()
+    return counter.get_total_flops() / specimens
+
+
+def peak() -> float:
+    """Return operations per second: a GPU's by its maker, a CPU's in a product of matrices."""
+    if ON_GPU:
+        name = torch.cuda.get_device_name()
+        return next((1e12 * rate for key, rate in PEAKS.items() if key in name), math.nan)
+    square = torch.randn(1024, 1024)
+    return 2 * 1024**3 / shortest(lambda: square @ square, 5)
 
 
 def keep_hidden_states(task: L.LightningModule) -> None:
@@ -147,36 +205,49 @@ def largest_batch(task: L.LightningModule) -> int:
         specimens *= 2
 
 
+def kinds() -> dict[str, list[str]]:
+    """Return the options of each kind of step that is measured, by name."""
+    usable = {
+        name: options
+        for name, options in OPTIONS.items()
+        if (COMPILED or name != "compiled") and (ON_GPU or "half precision" not in name)
+    }
+    same = {name: options for name, options in usable.items() if name not in OTHER_COSTS}
+    together = [option for options in same.values() for option in options]
+    return {"this project": []} | usable | {TOGETHER: together}
+
+
 def main() -> None:
     torch.manual_seed(0)
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     device = torch.cuda.get_device_name() if ON_GPU else f"CPU, {torch.get_num_threads()} threads"
-    table = Table(title=f"Training step of {EXPERIMENT}, {device}")
-    for heading in ("", "batch", "specimens/s", "", "GPU memory, GB"):
-        table.add_column(heading, justify="right")
+    table = Table(title=f"Training step of {EXPERIMENT}, {device}, {PRECISION}")
+    headings = ("batch", "specimens/s", "", "of the peak", "GPU memory, GB", "first step, s")
+    for heading in ("", *headings):
+        table.add_column(heading, justify="right" if heading else "left")
 
-    batch = delivered_batch(BATCH)
+    counted = build(OURS)
+    names = ("rgb", "dna", "text")
+    needed = sum(operations(counted, name, min(BATCH, 4), PHOTO_SIZE) for name in names)
     usual = build(MMLEARNS)
     keep_hidden_states(usual)
-    usual_rate, memory = measure(usual, finish_batch(batch))
-    table.add_row("mmlearn's task", str(BATCH), f"{usual_rate:,.0f}", "", f"{memory:.1f}")
-    del usual
+    slowest = measure(usual, finish_batch(delivered_batch(BATCH)))
+    del usual, counted
 
-    ours = build(OURS)
-    batches = {"this project": batch}
-    if ON_GPU:
-        batches["this project, largest batch"] = delivered_batch(largest_batch(ours))
-    for name, given in batches.items():
-        rate, memory = measure(ours, given)
-        ratio = f"{rate / usual_rate:.2f} x"
-        table.add_row(name, str(len(given["rgb"])), f"{rate:,.0f}", ratio, f"{memory:.1f}")
+    def add(name: str, found: Measured) -> None:
+        share = f"{found.rate * needed / peak():.0%}" if name not in OTHER_COSTS else ""
+        ratio = f"{found.rate / slowest.rate:.2f} x"
+        cells = (f"{found.rate:,.0f}", ratio, share, f"{found.memory:.1f}")
+        table.add_row(name, str(found.specimens), *cells, f"{found.seconds[0]:.1f}")
 
-    if "--compile" in sys.argv:
-        compiled_rate, memory = measure(torch.compile(ours), batch)
-        ratio = f"{compiled_rate / usual_rate:.2f} x"
-        table.add_row("compiled", str(BATCH), f"{compiled_rate:,.0f}", ratio, f"{memory:.1f}")
-    Console(width=100).print(table)
+    add("mmlearn's task", slowest)
+    for name, options in kinds().items():
+        task = build(OURS, options=options)
+        add(name, measure(task, delivered_batch(BATCH)))
+        if ON_GPU and name == TOGETHER:
+            add(f"{name}, largest batch", measure(task, delivered_batch(largest_batch(task))))
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from projects.bioscan_clip.encoders import frozen
 from projects.bioscan_clip.encoders.frozen import fill_in_frozen, hash_weights, leave_out_frozen
 from projects.bioscan_clip.tasks.checkpoints import check_fit
 
@@ -74,6 +75,16 @@ def test_only_what_is_trained_or_random_is_kept():
         "1.num_batches_tracked",
     }
     assert "log_logit_scale" in kept
+
+
+def test_hashes_are_known_after_the_first_checkpoint(monkeypatch):
+    task = trained()
+    first = {"state_dict": task.state_dict()}
+    hashes = leave_out_frozen(first, task)
+    monkeypatch.setattr(frozen, "hash_weights", None)
+    second = {"state_dict": task.state_dict()}
+    assert leave_out_frozen(second, task, hashes) == hashes
+    assert second[frozen.BASE_KEY] == first[frozen.BASE_KEY]
 
 
 def test_it_loads_on_top_of_the_same_weights():

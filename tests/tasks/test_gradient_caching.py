@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from projects.bioscan_clip.tasks import BioscanPretraining, pretraining
+from projects.bioscan_clip.tasks import BioscanPretraining, gradient_caching
 from tests import distributed
 from tests.trainers import QUIET
 
@@ -85,7 +85,7 @@ def test_only_one_chunk_keeps_its_activations():
 def test_dropout_is_the_same_in_both_passes(monkeypatch):
     """Bit for bit what the same chunks give that keep their activations."""
     cached = gradients(task(4, dropout=0.5), batch())
-    monkeypatch.setattr(pretraining, "checkpoint", lambda encode, part, **_: encode(part))
+    monkeypatch.setattr(gradient_caching, "checkpoint", lambda encode, part, **_: encode(part))
     kept = gradients(task(4, dropout=0.5), batch())
     assert all(cached[name].equal(kept[name]) for name in kept)
     assert any(not cached[name].equal(g) for name, g in gradients(task(4), batch()).items())

@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from torch.utils.data import DataLoader
 
+from projects.bioscan_clip.tasks import progress
 from projects.bioscan_clip.tasks.progress import ProgressLines
 from projects.bioscan_clip.tasks.resuming import ResumingTrainer
 from tests.trainers import QUIET
@@ -56,6 +57,16 @@ def test_lines_where_there_is_no_terminal(tmp_path, capfd):
     assert len(lines) == len(expected)
     for line, pattern in zip(lines, expected, strict=True):
         assert re.fullmatch(pattern, line), line
+
+
+def test_a_long_first_step_is_told(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(progress, "_LONG", 0.0)
+    monkeypatch.setattr(Model, "compile_encoders", True, raising=False)
+    fit(tmp_path)
+    lines = capfd.readouterr().out.splitlines()
+    begin = next(n for n, line in enumerate(lines) if line.startswith("The first step compiles"))
+    assert re.fullmatch(r"first step: \d+ s", lines[begin + 1])
+    assert sum(line.startswith("first step") for line in lines) == 1
 
 
 def test_none_in_a_terminal_or_without_a_progress_bar(tmp_path, capfd, monkeypatch):

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 
 from projects.bioscan_clip.datasets.transforms import POSE, finish_batch
 from projects.bioscan_clip.encoders import BERT_SAMPLE, BarcodeBERT, TextEncoder
-from projects.bioscan_clip.tasks import BioscanPretraining, ChunkedContrastiveLoss
+from projects.bioscan_clip.encoders.speed import checkpoint_activations, compile_encoder
+from projects.bioscan_clip.tasks import BioscanPretraining, ChunkedContrastiveLoss, pretraining
 
 BATCH, STEPS, SIZE = 6, 3, 16
 BERT = {
@@ -92,7 +93,7 @@ def train(model: L.LightningModule, batches: list[dict], **options) -> list[floa
 
     trainer = L.Trainer(
         accelerator="cpu",
-        max_epochs=1,
+        max_epochs=options.pop("max_epochs", 1),
         callbacks=[Losses(), *options.pop("callbacks", [])],
         logger=False,
         enable_checkpointing=False,
@@ -172,3 +173,68 @@ def test_ids_that_differ_or_repeat_are_compared():
     assert train(task(), [twice]) == pytest.approx(
         train(task(ContrastivePretraining, ContrastiveLoss()), [finish_batch(twice)]), rel=1e-5
     )
+
+
+def equal_steps(batches: list[dict], precision: str = "32-true", **options) -> None:
+    """Check that options change no loss and no weight beyond rounding."""
+    plain, other = task(), task(**options)
+    losses = [train(model, batches, precision=precision) for model in (plain, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    torch.testing.assert_close(
+        dict(plain.named_parameters()), dict(other.named_parameters()), check_dtype=False
+    )
+
+
+def test_checkpointed_layers_train_alike():
+    equal_steps([batch(number) for number in range(STEPS)], checkpoint_layers=True)
+
+
+def test_layers_that_cannot_be_checkpointed_are_refused():
+    with pytest.raises(ValueError, match="but Linear holds none"):
+        checkpoint_activations(nn.Linear(2, 2))
+
+
+def test_compiled_encoders_train_alike(monkeypatch):
+    """Traced as a whole, by a backend that needs no compiler; smaller batches are not traced."""
+    shapes = []
+
+    def trace(graph, examples):
+        shapes.append(len(examples))
+        return graph.forward
+
+    monkeypatch.setattr(pretraining, "compile_encoder", partial(compile_encoder, backend=trace))
+    equal_steps([batch(0), batch(1), batch(2, BATCH - 2)], compile_encoders=True)
+    assert len(shapes) == 3
+
+
+def test_frozen_weights_in_half_precision_train_alike():
+    plain, halved = task(), task(frozen_in_half=True)
+    batches = [batch(number) for number in range(STEPS)]
+    losses = [train(model, batches, precision="bf16-mixed") for model in (plain, halved)]
+    assert losses[0] == losses[1]
+    for (name, weight), twin in zip(plain.named_parameters(), halved.parameters(), strict=True):
+        if weight.requires_grad:
+            assert weight.equal(twin), name
+        else:
+            assert twin.equal(weight.to(twin.dtype)), name
+    assert sum(p.dtype == torch.bfloat16 for p in halved.parameters()) > 20
+    saved = {"state_dict": halved.state_dict()}
+    halved.on_save_checkpoint(saved)
+    assert {w.dtype for w in saved["state_dict"].values()} == {
+        w.dtype for w in plain.state_dict().values()
+    }
+
+
+def test_frozen_weights_in_half_need_mixed_precision():
+    with pytest.raises(ValueError, match="not 32-true"):
+        train(task(frozen_in_half=True), [batch(0)])
+
+
+def test_patches_are_kept_in_the_last_epoch():
+    model = task(vit={"patch_drop_rate": 0.5})
+    seen = []
+    model.encoders["rgb"].model.blocks[0].register_forward_pre_hook(
+        lambda block, inputs: seen.append(inputs[0].shape[1])
+    )
+    train(model, [batch(0)], max_epochs=2)
+    assert seen == [1 + 2, 1 + 4]

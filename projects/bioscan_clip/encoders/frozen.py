@@ -15,7 +15,9 @@ BASE_KEY: Final = "pretrained_weights"
 _REPLACED_LAYER: Final = ".original_module."
 
 
-def leave_out_frozen(checkpoint: dict[str, Any], model: nn.Module) -> None:
+def leave_out_frozen(
+    checkpoint: dict[str, Any], model: nn.Module, hashes: dict[str, str] | None = None
+) -> dict[str, str]:
     """Take the weights that training does not change out of a checkpoint.
 
     What is left are adapters, heads and all else that is trained, and buffers. What is left out is
@@ -27,6 +29,13 @@ def leave_out_frozen(checkpoint: dict[str, Any], model: nn.Module) -> None:
         Changed in place: its ``state_dict``, and a new entry :data:`BASE_KEY`.
     model : torch.nn.Module
         The model that is being trained.
+    hashes : dict of str to str, optional
+        What an earlier call returned, since hashing takes seconds.
+
+    Returns
+    -------
+    dict of str to str
+        From :func:`hash_weights`, of what is left out.
     """
     frozen = {
         name: weight
@@ -38,7 +47,8 @@ def leave_out_frozen(checkpoint: dict[str, Any], model: nn.Module) -> None:
     checkpoint["state_dict"] = {
         name: weight for name, weight in checkpoint["state_dict"].items() if name not in frozen
     }
-    checkpoint[BASE_KEY] = hash_weights(frozen)
+    checkpoint[BASE_KEY] = hashes or hash_weights(frozen)
+    return dict(checkpoint[BASE_KEY])
 
 
 def fill_in_frozen(checkpoint: dict[str, Any], model: nn.Module) -> None:
@@ -67,9 +77,9 @@ def fill_in_frozen(checkpoint: dict[str, Any], model: nn.Module) -> None:
         raise ValueError(
             "The checkpoint holds only what was trained (save_trainable_only), and the pretrained "
             f"weights it was trained on top of are not those of this model's "
-            f"{', '.join(differing)}: use the same BARCODEBERT_5MER, model names and "
-            "`pretrained=` as in its training, and the same seed where an encoder started from "
-            "random weights."
+            f"{', '.join(differing)}: use the same BARCODEBERT_5MER, model names, `pretrained=` "
+            "and `frozen_in_half=` as in its training, and the same seed where an encoder started "
+            "from random weights."
         )
     checkpoint["state_dict"] = {**base, **state_dict}
 

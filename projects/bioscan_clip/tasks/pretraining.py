@@ -1,8 +1,8 @@
 """mmlearn's contrastive pretraining, made to run any experiment of this project as it is."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from inspect import signature
 from typing import Any, Final
@@ -14,20 +14,24 @@ from mmlearn.datasets.core.modalities import Modality
 from mmlearn.tasks import ContrastivePretraining
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from projects.bioscan_clip.arguments import check_at_least
 from projects.bioscan_clip.datasets.schema import TEXT_IDS
 from projects.bioscan_clip.datasets.transforms import CLIP_MEAN, CLIP_STD, finish_batch
 from projects.bioscan_clip.encoders.barcode_bert import BarcodeBERT
 from projects.bioscan_clip.encoders.batches import in_eights
 from projects.bioscan_clip.encoders.frozen import BASE_KEY, fill_in_frozen, leave_out_frozen
 from projects.bioscan_clip.encoders.lora import fuse_adapters
+from projects.bioscan_clip.encoders.speed import (
+    HALF,
+    checkpoint_activations,
+    compile_encoder,
+    halve_frozen,
+    keep_all_patches,
+)
 from projects.bioscan_clip.encoders.text import TextEncoder
 from projects.bioscan_clip.tasks.checkpoints import check_fit
+from projects.bioscan_clip.tasks.gradient_caching import check_chunks, encode_in_chunks
 from projects.bioscan_clip.tasks.losses import LABELS, MATCHED, GatheredLoss, are_matched
-
-_BATCH_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 _SKIPPED_IN_A_ROW: Final = 10
 """In fp16 a batch may overflow, and the gradient scaler skips its step. More of them in a row say
@@ -68,6 +72,13 @@ class BioscanPretraining(ContrastivePretraining):
     save_trainable_only : bool, default=False
         Whether checkpoints hold adapters, heads and all else that is trained, but no frozen
         weights. They load where the pretrained weights are the same, which is checked.
+    compile_encoders : bool, default=False
+        Whether encoders are compiled for training's full batches; see :func:`compile_encoder`.
+        Other batches, and evaluation, are encoded as they are without it.
+    frozen_in_half : bool, default=False
+        Whether frozen weights are kept in half precision; see :func:`halve_frozen`.
+    checkpoint_layers : bool, default=False
+        Whether to keep the input of each layer only; see :func:`checkpoint_activations`.
     evaluate_untrained : bool, default=False
         Whether a test without a checkpoint is meant, and not an error.
     image_mean, image_std : sequence of float
@@ -79,7 +90,7 @@ class BioscanPretraining(ContrastivePretraining):
     ------
     ValueError
         If a label-aware loss, or gradient caching, is combined with auxiliary tasks, or gradient
-        caching with batch normalisation.
+        caching with batch normalisation or compilation.
     """
 
     lr_scheduler: Any
@@ -90,6 +101,9 @@ class BioscanPretraining(ContrastivePretraining):
         heads: dict[str, nn.Module | None] | None = None,
         gradient_cache_chunk: int | None = None,
         save_trainable_only: bool = False,
+        compile_encoders: bool = False,
+        frozen_in_half: bool = False,
+        checkpoint_layers: bool = False,
         evaluate_untrained: bool = False,
         image_mean: Sequence[float] = CLIP_MEAN,
         image_std: Sequence[float] = CLIP_STD,
@@ -107,11 +121,22 @@ class BioscanPretraining(ContrastivePretraining):
             )
         self.gradient_cache_chunk = gradient_cache_chunk
         if gradient_cache_chunk is not None:
-            _check_chunks(self, gradient_cache_chunk)
+            check_chunks(self, gradient_cache_chunk)
         self.save_trainable_only = save_trainable_only
         self.evaluate_untrained = evaluate_untrained
         self._finish = partial(finish_batch, mean=tuple(image_mean), std=tuple(image_std))
         fuse_adapters(self)
+        if compile_encoders and gradient_cache_chunk is not None:
+            raise ValueError("`compile_encoders` cannot be combined with `gradient_cache_chunk`.")
+        self.compile_encoders = compile_encoders
+        self.frozen_in_half = frozen_in_half
+        for encoder in self.encoders.values():
+            if checkpoint_layers:
+                checkpoint_activations(encoder)
+            if compile_encoders:
+                compile_encoder(encoder)
+        self._full_batch = 0
+        self._frozen_hashes: dict[str, str] | None = None
         self._seed = torch.initial_seed()
         self._losses: list[tuple[int, float, torch.Tensor]] = []
         self._losses_lost = 0
@@ -119,6 +144,12 @@ class BioscanPretraining(ContrastivePretraining):
         self._evaluated_batch: dict[str, Any] | None = None
         self._padded_batch: dict[str, Any] = {}
         self._encoded: dict[str, torch.Tensor] = {}
+
+    def setup(self, stage: str) -> None:
+        """Halve frozen weights as the trainer's precision would."""
+        self._frozen_hashes = None
+        if self.frozen_in_half:
+            halve_frozen(self, str(self.trainer.precision))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Configure optimizer and schedule; ``total_steps`` comes from the trainer unless set."""
@@ -171,6 +202,12 @@ class BioscanPretraining(ContrastivePretraining):
         in_chunks = self.gradient_cache_chunk and self.trainer.training
         return batch if in_chunks else self._finish(batch)
 
+    def on_train_epoch_start(self) -> None:
+        """Let the last epoch see whole photos, as evaluation does."""
+        super().on_train_epoch_start()
+        if self.current_epoch + 1 == self.trainer.max_epochs:
+            keep_all_patches(self)
+
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Seed what a step draws, on CPU and GPU, by the step's place in the training."""
         place = (self._seed, self.current_epoch, batch_idx, self.global_rank)
@@ -187,7 +224,8 @@ class BioscanPretraining(ContrastivePretraining):
                 reduce_fx="sum",
                 sync_dist=True,
             )
-        loss: torch.Tensor = super().training_step(batch, batch_idx)
+        with self._compiled(batch):
+            loss: torch.Tensor = super().training_step(batch, batch_idx)
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self._losses.append((self.global_step + 1, rate, loss.detach()))
         return loss
@@ -219,8 +257,13 @@ class BioscanPretraining(ContrastivePretraining):
         """
         self._check_losses()
         super().on_save_checkpoint(checkpoint)
+        if self.frozen_in_half:
+            checkpoint["state_dict"] = {
+                name: weight.float() if weight.dtype in HALF.values() else weight
+                for name, weight in checkpoint["state_dict"].items()
+            }
         if self.save_trainable_only:
-            leave_out_frozen(checkpoint, self)
+            self._frozen_hashes = leave_out_frozen(checkpoint, self, self._frozen_hashes)
         hyperparameters = checkpoint.get("hyper_parameters", {})
         checkpoint["hyper_parameters"] = {
             name: value if _is_plain(value) else repr(value)
@@ -242,6 +285,7 @@ class BioscanPretraining(ContrastivePretraining):
         if self.strict_loading:
             check_fit(checkpoint["state_dict"], self, partial=BASE_KEY in checkpoint)
         fill_in_frozen(checkpoint, self)
+        self._frozen_hashes = None
         if not self.trainer.training:
             return
         if list(saved) != [name for name in self.state_dict() if name in saved]:
@@ -324,67 +368,28 @@ class BioscanPretraining(ContrastivePretraining):
         self.trainer.fit_loop._combined_loader = None
         return steps
 
+    def _compiled(self, batch: dict[str, Any] | None) -> AbstractContextManager[None]:
+        """Use compiled encoders for full batches of training; no other shape is compiled."""
+        if not self.compile_encoders:
+            return nullcontext()
+        if batch is not None:
+            specimens = max(len(part) for part in batch.values() if isinstance(part, torch.Tensor))
+            self._full_batch = max(self._full_batch, specimens)
+            if specimens == self._full_batch:
+                return nullcontext()
+        eager: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+        return eager
+
     @contextmanager
     def _encoding_once(self, batch: dict[str, Any]) -> Iterator[None]:
         """Keep a batch's embeddings, which its loss and its evaluation tasks share."""
         self._evaluated_batch, self._padded_batch = batch, in_eights(batch)
         try:
-            yield
+            with self._compiled(None):
+                yield
         finally:
             self._evaluated_batch, self._padded_batch = None, {}
             self._encoded.clear()
-
-
-def encode_in_chunks(
-    encode: Callable[[dict[str, Any]], torch.Tensor], batch: dict[str, Any], chunk_size: int
-) -> torch.Tensor:
-    """Encode a batch in chunks, of which only one at a time keeps its activations.
-
-    This is gradient caching (Gao et al. 2021, arXiv:2101.06983, section 3.2): chunks are encoded
-    without keeping anything but embeddings; once the loss has its gradient by the embeddings of the
-    whole batch, each chunk is encoded again, with the random numbers of the first time, and goes
-    backward. Here a chunk is a checkpoint of autograd, so this happens within one ordinary
-    backward pass: gradients of parameters come once, in full, to DDP, gradient scalers and hooks.
-
-    Parameters
-    ----------
-    encode : callable
-        Encodes a batch; shape ``(B, D)``. A row must not depend on the other rows.
-    batch : dict
-        Tensors of shape ``(B, ...)``, of which chunks are taken; anything else goes to all chunks.
-    chunk_size : int
-        Specimens per chunk.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape ``(B, D)``.
-    """
-    tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
-    specimens = len(next(iter(tensors.values())))
-    embeddings = []
-    for start in range(0, specimens, chunk_size):
-        # Else chunks share autocast's copies of parameters, and their gradients are summed in half
-        # precision.
-        torch.clear_autocast_cache()
-        part = {name: value[start : start + chunk_size] for name, value in tensors.items()}
-        embeddings.append(checkpoint(encode, batch | part, use_reentrant=False))
-    return torch.cat(embeddings)
-
-
-def _check_chunks(task: ContrastivePretraining, chunk_size: int) -> None:
-    check_at_least("gradient_cache_chunk", chunk_size, 1)
-    if task.auxiliary_tasks:
-        raise ValueError(
-            "`gradient_cache_chunk` cannot be combined with auxiliary tasks, which encode the "
-            "whole batch at once."
-        )
-    for name, module in task.named_modules():
-        if isinstance(module, _BATCH_NORMS):
-            raise ValueError(
-                f"`gradient_cache_chunk` cannot be used with batch normalisation ({name}), which "
-                "would normalise chunks rather than batches."
-            )
 
 
 def _without_none(modules: dict[str, nn.Module | None]) -> dict[str, nn.Module]:

@@ -17,6 +17,9 @@ _KNOWN_WARNINGS: Final = (
     r".*The `srun` command is available",  # a job on one node needs none
     r".*Checkpoint directory .* exists and is not empty",  # where a training resumes
 )
+_LONG: Final = 10.0
+"""Seconds of a first step that has compiled something."""
+
 _ADVERTISED: Final = ("litlogger", "litmodels")
 
 
@@ -45,6 +48,7 @@ class ProgressLines(Callback):
         self._first: tuple[float, float] | None = (
             None  # when this training began, and at which batch
         )
+        self._is_first = True
         self._last = 0.0
         self._specimens = 0
 
@@ -62,11 +66,19 @@ class ProgressLines(Callback):
         if self._first is None:
             self._last = time.monotonic()
             self._first = self._last, _batches(trainer, batch_idx)
+            compiles = getattr(pl_module, "compile_encoders", False)
+            if compiles and self._on and trainer.is_global_zero:
+                print("The first step compiles the encoders, which takes minutes.", flush=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count specimens, and print a line now and then."""
+        if self._is_first and self._on and trainer.is_global_zero:
+            seconds = time.monotonic() - self._last
+            if seconds >= _LONG:
+                print(f"first step: {seconds:.0f} s", flush=True)
+        self._is_first = False
         self._specimens += _specimens(batch) * trainer.world_size
         if not self._on or (batch_idx + 1) % trainer.log_every_n_steps:
             return
