@@ -15,12 +15,8 @@ from rich.table import Table
 from timing import QUICK, shortest
 from train_step import OURS, build
 
-from projects.bioscan_clip.tasks.checkpoints import (
-    AtomicCheckpointIO,
-    find_damage,
-    hash_weights,
-    leave_out_frozen,
-)
+from projects.bioscan_clip.encoders.frozen import hash_weights, leave_out_frozen
+from projects.bioscan_clip.tasks.checkpoints import AtomicCheckpointIO, find_damage
 
 EXPERIMENT = "bioscan_sample" if QUICK else "bioscan_1m"
 REPEATS = 1 if QUICK else 3

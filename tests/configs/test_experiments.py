@@ -76,6 +76,13 @@ def test_robust_changes_the_test_alone():
     assert robust == plain
 
 
+def test_one_word_makes_training_on_gpus_quicker():
+    task = composed("bioscan_1m", "+speed=gpu").task
+    assert task.compile_encoders
+    assert task.frozen_in_half
+    assert task.loss._target_.endswith("ChunkedContrastiveLoss")
+
+
 def test_barcodes_are_augmented_in_training_alone_and_if_asked_for():
     option = "datasets.train.barcode_augmentation"
     assert not composed("bioscan_sample").datasets.train.barcode_augmentation
