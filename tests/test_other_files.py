@@ -1,4 +1,4 @@
-"""Values that an HDF5 file keeps in other files, which may be anybody's, are read by nothing."""
+"""Whatever reads HDF5 refuses values in other files, which may be anybody's, and says of damage."""
 
 import json
 
@@ -40,18 +40,17 @@ def learn(path, modality):
     )
 
 
-@pytest.mark.parametrize(
-    "read",
-    [
-        lambda path: BIOSCANInsectDataset(path, "val_seen"),
-        lambda path: read_inputs([f"{path}::val_seen"]),
-        lambda path: write_subset(path, path.with_name("part.hdf5"), 100),
-        lambda path: repack(path, path.with_name("copy.hdf5")),
-        lambda path: learn(path, "dna"),
-        lambda path: learn(path, "rgb"),
-    ],
-    ids=["training", "inference", "subset", "repack", "barcodes to align by", "margin of photos"],
-)
+READERS = {
+    "training": lambda path: BIOSCANInsectDataset(path, "val_seen"),
+    "inference": lambda path: read_inputs([f"{path}::val_seen"]),
+    "subset": lambda path: write_subset(path, path.with_name("part.hdf5"), 100),
+    "repack": lambda path: repack(path, path.with_name("copy.hdf5")),
+    "barcodes to align by": lambda path: learn(path, "dna"),
+    "margin of photos": lambda path: learn(path, "rgb"),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 def test_a_data_file_is_read_for_itself_only(outside, read):
     with pytest.raises(ValueError, match="keeps its values in other files"):
         read(outside)
@@ -74,3 +73,17 @@ def test_features_are_read_for_themselves_only(tmp_path, name):
     )
     with pytest.raises(ValueError, match="keeps its values in other files"):
         load_embeddings(path)
+
+
+@pytest.fixture(scope="module")
+def broken(sample_file, tmp_path_factory):
+    """A file of which the list of columns of every split is overwritten."""
+    path = tmp_path_factory.mktemp("broken") / "broken.hdf5"
+    path.write_bytes(sample_file.read_bytes().replace(b"SNOD", b"XXXX"))
+    return path
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_damage_to_the_structure_is_said_with_the_name_of_the_file(broken, read):
+    with pytest.raises(ValueError, match=r"broken\.hdf5"):
+        read(broken)

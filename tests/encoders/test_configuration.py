@@ -28,8 +28,8 @@ def test_a_photo_that_training_skips_is_not_in_the_way_of_a_checkpoint(learnt_fr
     assert damaged["dna"] == whole["dna"]
 
 
-def test_training_on_features_needs_neither_photos_nor_barcodes(learnt_from):
+def test_training_on_features_needs_neither_photos_nor_barcodes_nor_ids(learnt_from):
     def damage(split):
-        del split["image"], split["image_mask"], split["barcode"]
+        del split["image"], split["image_mask"], split["barcode"], split["sampleid"]
 
     assert learnt_from(damage) == {"rgb": {}, "dna": {}}

@@ -12,9 +12,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from projects.bioscan_clip.data_tools.checks.columns import check_columns, split_groups
-from projects.bioscan_clip.data_tools.checks.finding import HDF5_ERRORS, blocks, text_at
+from projects.bioscan_clip.data_tools.checks.finding import blocks, text_at
 from projects.bioscan_clip.data_tools.checks.photos import choose_photos
-from projects.bioscan_clip.datasets.hdf5 import Column, PhotoStorage, open_file, photo_storage
+from projects.bioscan_clip.datasets.hdf5 import (
+    Column,
+    PhotoStorage,
+    damage_named,
+    open_file,
+    photo_storage,
+)
 from projects.bioscan_clip.datasets.photos import open_photo
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
@@ -102,26 +108,21 @@ def describe(path: Path) -> Description:
         If it is not HDF5, is incomplete or is being written, or has no split.
     """
     path = path.expanduser()
-    try:
-        with open_file(path) as file, path.open("rb", buffering=0) as raw:
-            groups = {name: check_columns(name, each)[0] for name, each in _groups(file).items()}
-            if not groups:
-                raise ValueError(f"{path} holds no split, so that it is no BIOSCAN file.")
-            tables = {name: _read_specimens(name, columns) for name, columns in groups.items()}
-            photos = {name: columns[IMAGE] for name, columns in groups.items() if IMAGE in columns}
-            return Description(
-                path=path,
-                size=path.stat().st_size,
-                specimens=_joined(tables),
-                pixels=pd.concat([_read_pixels(name, each, raw) for name, each in groups.items()]),
-                names=_read_names(groups, tables),
-                storage={name: photo_storage(images) for name, images in photos.items()},
-                splits=list(groups),
-            )
-    except HDF5_ERRORS as error:
-        if isinstance(error, OSError | ValueError):
-            raise
-        raise ValueError(f"{path} is damaged ({error}). `data verify` says where.") from error
+    with damage_named(path), open_file(path) as file, path.open("rb", buffering=0) as raw:
+        groups = {name: check_columns(name, each)[0] for name, each in _groups(file).items()}
+        if not groups:
+            raise ValueError(f"{path} holds no split, so that it is no BIOSCAN file.")
+        tables = {name: _read_specimens(name, columns) for name, columns in groups.items()}
+        photos = {name: columns[IMAGE] for name, columns in groups.items() if IMAGE in columns}
+        return Description(
+            path=path,
+            size=path.stat().st_size,
+            specimens=_joined(tables),
+            pixels=pd.concat([_read_pixels(name, each, raw) for name, each in groups.items()]),
+            names=_read_names(groups, tables),
+            storage={name: photo_storage(images) for name, images in photos.items()},
+            splits=list(groups),
+        )
 
 
 def _groups(file: h5py.File) -> dict[str, h5py.Group]:

@@ -13,6 +13,7 @@ from projects.bioscan_clip.datasets.hdf5 import (
     Column,
     IntArray,
     check_lengths,
+    damage_named,
     open_file,
     own_member,
     photo_storage,
@@ -61,15 +62,12 @@ def copy_rows(
     OSError
         If `out` cannot be written.
     """
-    with open_file(path) as file, path.open("rb", buffering=0) as raw:
-        try:
-            sources = {
-                split: _source(own_split(file, split), raw, None if rows is None else rows[split])
-                for split in file
-            }
-            write_file(out, sources, identity=f"{options} {identity_of(path)}")
-        except (RuntimeError, KeyError) as error:
-            raise ValueError(f"{path} is damaged: {error}. Build or download it again.") from error
+    with damage_named(path), open_file(path) as file, path.open("rb", buffering=0) as raw:
+        sources = {
+            split: _source(own_split(file, split), raw, None if rows is None else rows[split])
+            for split in file
+        }
+        write_file(out, sources, identity=f"{options} {identity_of(path)}")
 
 
 def photo_cost(path: Path) -> int | None:

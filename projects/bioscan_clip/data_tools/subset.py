@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from projects.bioscan_clip.data_tools.repack import copy_rows, own_split
-from projects.bioscan_clip.datasets.hdf5 import open_file
+from projects.bioscan_clip.datasets.hdf5 import damage_named, open_file
 from projects.bioscan_clip.datasets.schema import IDENTIFIERS, RANKS
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN, encode_column
 
@@ -73,7 +73,7 @@ def write_subset(path: Path, out: Path, n_specimens: int, seed: int = 0) -> int:
     OSError
         If `out` cannot be written.
     """
-    with open_file(path) as file:
+    with damage_named(path), open_file(path) as file:
         roster = read_roster(file)
     kept = choose_specimens(roster.membership, roster.species, roster.splits, n_specimens, seed)
     rows = {

@@ -4,6 +4,7 @@ import errno
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -68,6 +69,24 @@ def open_file(path: str | Path) -> h5py.File:
         raise ValueError(
             f"{path} cannot be read as HDF5 ({error}). If it was downloaded or copied, that may be "
             "incomplete: compare its size with the original's."
+        ) from error
+
+
+@contextmanager
+def damage_named(path: str | Path) -> Iterator[None]:
+    """Say of which file HDF5 cannot read the structure; its own errors do not.
+
+    Raises
+    ------
+    ValueError
+        If HDF5 fails meanwhile.
+    """
+    try:
+        yield
+    except (RuntimeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error.args[0]}). Build or download it again; `bioscan-clip data "
+            "verify` says what is whole."
         ) from error
 
 
@@ -325,7 +344,7 @@ class HDF5Split:
         self._columns: dict[str, Column] = {}
         self._owner = -1
         self.photo_storage: PhotoStorage | None = None
-        with open_file(self.path) as file:
+        with damage_named(self.path), open_file(self.path) as file:
             checked = self._checked_columns(file)
             self.labels = np.empty((len(checked[RANKS[0]]), len(RANKS)), dtype=np.int64)
             for position, rank in enumerate(RANKS):

@@ -186,14 +186,15 @@ def learn_from_data(description: dict[str, Any], dataset: Mapping[str, Any]) -> 
     """
     from projects.bioscan_clip.datasets.cropping import measure_margin
     from projects.bioscan_clip.datasets.hdf5 import (  # pandas takes its time to import
+        damage_named,
         open_file,
         own_member,
     )
 
     modalities, path = description["modalities"], Path(dataset["path_to_hdf5_file"])
-    with open_file(path) as file:
+    with damage_named(path), open_file(path) as file:
         split = own_member(file, dataset["split"])
-        ids = own_member(split, IDENTIFIERS[0])[:]
+        ids = own_member(split, IDENTIFIERS[0])[:].tolist() if IDENTIFIERS[0] in split else []
         names = {rank: _classified(own_member(split, rank)[:]) for rank in RANKS}
         orders = Counter(names[RANKS[0]]).most_common(_ORDERS)
         description["data"] = {
@@ -201,10 +202,10 @@ def learn_from_data(description: dict[str, Any], dataset: Mapping[str, Any]) -> 
             "file": path.name,
             "file_size": path.stat().st_size,
             "split": dataset["split"],
-            "specimens": len(ids),
-            "sha256": hashlib.sha256(b"\n".join(ids.tolist())).hexdigest(),
+            "specimens": len(split[RANKS[0]]),
+            "sha256": hashlib.sha256(b"\n".join(ids)).hexdigest() if ids else None,
             "taxa": {rank: len(set(each)) for rank, each in names.items()},
-            "orders": {name: round(count / len(ids), 4) for name, count in orders},
+            "orders": {name: round(count / len(split[RANKS[0]]), 4) for name, count in orders},
         }
         if "dna" in modalities and BARCODE in split:
             column = own_member(split, BARCODE)

@@ -11,7 +11,7 @@ import dnaio
 import numpy as np
 import pandas as pd
 
-from projects.bioscan_clip.datasets.hdf5 import HDF5Split, open_file, own_member
+from projects.bioscan_clip.datasets.hdf5 import HDF5Split, damage_named, open_file, own_member
 from projects.bioscan_clip.datasets.schema import (
     BARCODE,
     BIN_COLUMNS,
@@ -210,7 +210,7 @@ def _read_split(path: Path, split: str | None) -> pd.DataFrame:
         with open_file(path) as file:
             held = ", ".join(sorted(file))
         raise ValueError(f"Name a split of {path}, as in {path}{_SPLIT}test_seen. It has: {held}.")
-    with open_file(path) as file:
+    with damage_named(path), open_file(path) as file:
         if split not in file:
             raise ValueError(f"{path} has no split {split!r}. It has: {', '.join(sorted(file))}.")
         group = own_member(file, split)

@@ -47,12 +47,14 @@ class DescribeModel(Callback):
         self._config |= {"image_mean": list(image_mean), "image_std": list(image_std)}
         self._description: dict[str, Any] | None = None
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the description; data that it cannot be made of must end a training at its start."""
+        self._description = self._describe(pl_module.encoders)
+
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the description, made once."""
-        if self._description is None:
-            self._description = self._describe(pl_module.encoders)
+        """Add the description."""
         checkpoint[CONFIGURATION_KEY] = self._description
 
     def _describe(self, encoders: Any) -> dict[str, Any]:
