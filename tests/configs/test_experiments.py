@@ -15,7 +15,7 @@ import torch
 from hydra import compose
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertForTokenClassification, BertModel
 
 from projects.bioscan_clip.configs.checks import CheckOptions
 from projects.bioscan_clip.datasets.schema import SPLITS_1M, SPLITS_5M
@@ -252,6 +252,19 @@ def test_recipe_of_clibd_trains_all_weights_in_one_cycle():
         scheduler.step() if len(rates) < 100 else None
     assert rates[0] == pytest.approx(1e-6)
     assert max(rates) == rates[29] == pytest.approx(5e-5)
+
+
+def test_a_barcode_bert_of_another_k_tells_tokenizer_and_layers(tmp_path, monkeypatch):
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = BertForTokenClassification(BertConfig(vocab_size=4**3 + 2, **sizes))
+    bert.save_pretrained(tmp_path)
+    monkeypatch.setenv("BARCODEBERT", str(tmp_path))
+    config = composed("bioscan_1m", "+barcode_bert=from_file")
+    for split in (config.datasets.train, *evaluated(config)):
+        tokenizer = instantiate(split.tokenizer)
+        assert (tokenizer.k, tokenizer.stride, tokenizer.vocab_size) == (3, 3, 66)
+    encoder = instantiate(config.task.encoders.dna, _convert_="partial")
+    assert encoder.model.base_model.model.bert.embeddings.word_embeddings.num_embeddings == 66
 
 
 def test_lora_rank_and_scale(pretrained):

@@ -1,7 +1,9 @@
 """The DNA encoder: reference numbers, pooling, checkpoints, and what is trained."""
 
+import argparse
 import json
 import logging
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import BertConfig, BertForMaskedLM, BertForTokenClassification
 
-from projects.bioscan_clip.encoders import BarcodeBERT
+from projects.bioscan_clip.encoders.barcode_bert import BarcodeBERT, tokenizer_of
 
 PARITY = Path(__file__).parents[1] / "fixtures" / "parity"
 VOCAB = 11
@@ -178,6 +180,48 @@ def test_another_vocabulary(tmp_path: Path) -> None:
         ValueError, match=rf"best\.pt .*{VOCAB + 1} tokens.*`vocab_size` is {VOCAB}"
     ):
         _encoder(pretrained_checkpoint_path=str(tmp_path / "best.pt"))
+
+
+def _tokens_of_newer_code(barcode: str, k: int, stride: int) -> list[int]:
+    """Tokens without a [CLS]: 0 is the mask, 1 unknown, and 4 ** k words follow."""
+    words = ["".join(letters) for letters in product("ACGT", repeat=k)]
+    padded = barcode[:660].ljust(660, "N")
+    kmers = (padded[start : start + k] for start in range(0, 660 - k + 1, stride))
+    return [words.index(kmer) + 2 if kmer in words else 1 for kmer in kmers]
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_newer_checkpoint_tells_its_tokenizer(tmp_path: Path, is_folder: bool) -> None:
+    config = BertConfig(**{**SIZES, "vocab_size": 4**4 + 2, "num_hidden_layers": 3})
+    source = BertForTokenClassification(config).eval()
+    path = tmp_path / "model"
+    if is_folder:
+        source.save_pretrained(path)
+    else:
+        options = argparse.Namespace(k_mer=4, stride=3)
+        content = {"model": source.state_dict(), "bert_config": config.to_dict()}
+        torch.save(content | {"config": options}, path)
+    tokenizer = tokenizer_of(str(path))
+    stride = 4 if is_folder else 3
+    barcodes = ["ACGTN" * 60, "GATTACA" * 99]
+    tokens = tokenizer(barcodes)
+    assert tokens.tolist() == [_tokens_of_newer_code(barcode, 4, stride) for barcode in barcodes]
+    assert tokens.max() < tokenizer.vocab_size == 258
+
+    encoder = BarcodeBERT(None, 8, str(path), pooling="hidden_mean").eval()
+    assert encoder.model.config.num_hidden_layers == 3
+    with torch.inference_mode():
+        hidden = source.bert(tokens).last_hidden_state.mean(dim=1)
+        expected = encoder.model.cls.predictions.decoder(hidden)
+        torch.testing.assert_close(encoder({"dna": tokens}).last_hidden_state, expected)
+
+
+def test_a_vocabulary_that_is_not_of_kmers(tmp_path: Path) -> None:
+    _newer_checkpoint(tmp_path / "best.pt", vocab_size=5**4 + 1)
+    with pytest.raises(ValueError, match=r"626 tokens, which is none of k-mers"):
+        tokenizer_of(str(tmp_path / "best.pt"))
+    with pytest.raises(ValueError, match="`vocab_size` is needed"):
+        BarcodeBERT(None, 8)
 
 
 def test_checkpoint_of_another_model(tmp_path: Path) -> None:

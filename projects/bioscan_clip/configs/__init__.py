@@ -25,7 +25,7 @@ from projects.bioscan_clip.datasets.loader import WindowedSampler
 from projects.bioscan_clip.datasets.schema import EVALUATION_SPLITS, TRAINING_SPLIT
 from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
 from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
-from projects.bioscan_clip.encoders.barcode_bert import BarcodeBERT
+from projects.bioscan_clip.encoders.barcode_bert import BarcodeBERT, tokenizer_of
 from projects.bioscan_clip.encoders.text import BERT_SAMPLE, TextEncoder
 from projects.bioscan_clip.tasks.hierarchical_loss import HierarchicalContrastiveLoss
 from projects.bioscan_clip.tasks.loggers import OfflineFallbackWandbLogger
@@ -205,6 +205,15 @@ def _run_folder() -> str:
     return f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"
 
 
+def _register_barcode_bert() -> None:
+    """Let configurations ask what the file BARCODEBERT says: ``${barcode_bert:stride}``."""
+    OmegaConf.register_new_resolver(
+        "barcode_bert",
+        lambda what: getattr(tokenizer_of(os.environ["BARCODEBERT"]), what),
+        replace=True,
+    )
+
+
 def _let_submitit_pickle_torch_backends() -> None:
     """Pickle ``torch.backends`` by name, like any other module.
 
@@ -216,6 +225,7 @@ def _let_submitit_pickle_torch_backends() -> None:
 
 OmegaConf.register_new_resolver("run_folder", _run_folder, use_cache=True, replace=True)
 _let_submitit_pickle_torch_backends()
+_register_barcode_bert()
 _store_encoders()
 _store_sample_encoders()
 _store_data()

@@ -9,6 +9,7 @@ from hydra.types import RunMode
 from lightning.fabric.utilities.seed import max_seed_value, min_seed_value
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
 from projects.bioscan_clip.encoders.configuration import MODALITIES
 from projects.bioscan_clip.encoders.network import build_encoder, build_head
 from projects.bioscan_clip.encoders.pretrained import is_model, read_configuration
@@ -22,6 +23,9 @@ _TRAINING: Final = (
     "trainer.max_epochs",
     "trainer.max_steps",
 )
+
+
+_TOKENIZER: Final = f"{KmerTokenizer.__module__}.{KmerTokenizer.__name__}"
 
 
 class CheckOptions(Callback):
@@ -101,7 +105,7 @@ def _use_model(config: DictConfig) -> None:
             if "rgb" in parts:
                 split.image_size = parts["rgb"]["preprocessing"]["image_size"]
             if "dna" in parts:
-                split.tokenizer.update(parts["dna"]["tokenizer"])
+                split.tokenizer = {"_target_": _TOKENIZER, **parts["dna"]["tokenizer"]}
         if "rgb" in parts:
             config.task.image_mean = parts["rgb"]["preprocessing"]["mean"]
             config.task.image_std = parts["rgb"]["preprocessing"]["std"]

@@ -9,8 +9,6 @@ import torch
 
 MASK_ID: Final = 0
 CLS_ID: Final = 1
-UNKNOWN_ID: Final = 2
-FIRST_KMER_ID: Final = 3
 
 Barcode = str | bytes
 Barcodes = Sequence[Barcode] | npt.NDArray[np.bytes_]
@@ -35,6 +33,9 @@ class KmerTokenizer:
         Bases from one window to the next.
     max_length : int, default=660
         Bases that are read of each barcode.
+    cls_token : bool, default=True
+        Whether there is a ``[CLS]``. Newer BarcodeBERTs have none: ``[UNK]`` is 1, k-mers begin
+        with 2, and a barcode begins with its first k-mer.
 
     Raises
     ------
@@ -47,7 +48,9 @@ class KmerTokenizer:
     tensor([ 1,  4, 14,  2])
     """
 
-    def __init__(self, k: int = 5, stride: int = 5, max_length: int = 660) -> None:
+    def __init__(
+        self, k: int = 5, stride: int = 5, max_length: int = 660, cls_token: bool = True
+    ) -> None:
         if k < 1 or stride < 1 or max_length < k:
             raise ValueError(
                 f"A k-mer tokenizer needs k >= 1, stride >= 1 and max_length >= k, "
@@ -56,6 +59,8 @@ class KmerTokenizer:
         self.k = k
         self.stride = stride
         self.max_length = max_length
+        self.cls_token = cls_token
+        self._unknown = 1 + cls_token  # after the mask
         # A k-mer is a number with k digits in base 4. `_digits[i]` maps a byte to its share of that
         # number at place i; anything but a base counts so far below zero that the sum is negative.
         kmers = 4**k
@@ -67,12 +72,12 @@ class KmerTokenizer:
     @property
     def vocab_size(self) -> int:
         """Number of distinct tokens."""
-        return int(FIRST_KMER_ID + 4**self.k)
+        return int(self._unknown + 1 + 4**self.k)
 
     @property
     def num_tokens(self) -> int:
         """Tokens per barcode, ``[CLS]`` included."""
-        return 1 + (self.max_length - self.k) // self.stride + 1
+        return self.cls_token + (self.max_length - self.k) // self.stride + 1
 
     @overload
     def __call__(self, barcodes: Barcode) -> torch.Tensor: ...
@@ -96,7 +101,7 @@ class KmerTokenizer:
         tokens = np.full((len(barcodes), self.num_tokens), CLS_ID, dtype=np.int64)
         for start in range(0, len(barcodes), _BARCODES_AT_ONCE):
             block = slice(start, start + _BARCODES_AT_ONCE)
-            tokens[block, 1:] = self._tokenize(self._bases(barcodes[block]))
+            tokens[block, int(self.cls_token) :] = self._tokenize(self._bases(barcodes[block]))
         return torch.from_numpy(tokens)
 
     def _bases(self, barcodes: Barcodes) -> npt.NDArray[np.uint8]:
@@ -112,11 +117,11 @@ class KmerTokenizer:
 
     def _tokenize(self, bases: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         last_start = self.max_length - self.k
-        shape = (len(bases), self.num_tokens - 1)
+        shape = (len(bases), self.num_tokens - self.cls_token)
         kmers: npt.NDArray[Any] = np.zeros(shape, dtype=self._digits.dtype)
         for place, digits in enumerate(self._digits):
             column = bases[:, place : last_start + place + 1 : self.stride]
             kmers += digits.take(column, mode="clip")  # a byte needs no check of bounds
-        kmers += FIRST_KMER_ID
-        kmers[kmers < FIRST_KMER_ID] = UNKNOWN_ID
+        kmers += self._unknown + 1
+        kmers[kmers <= self._unknown] = self._unknown
         return kmers

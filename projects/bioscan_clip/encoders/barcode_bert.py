@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mmlearn.datasets.core.modalities import Modalities
@@ -10,6 +11,7 @@ from transformers import BertConfig, BertForMaskedLM
 from transformers.modeling_outputs import BaseModelOutput
 
 from projects.bioscan_clip.arguments import check_choice
+from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
 from projects.bioscan_clip.encoders.weights import (
     PretrainedWeights,
     load_into,
@@ -36,6 +38,7 @@ _SIZES = (
     "type_vocab_size",
     "layer_norm_eps",
 )
+_WORDS = "bert.embeddings.word_embeddings.weight"
 _DECODER = "cls.predictions.decoder.*"
 _VOCABULARY_BIAS = "cls.predictions.bias"
 _TRANSFORM = "cls.predictions.transform."
@@ -49,13 +52,13 @@ class BarcodeBERT(nn.Module):
 
     Parameters
     ----------
-    vocab_size : int
-        Number of tokens: 1027 for 5-mers.
+    vocab_size : int or None
+        Number of tokens: 1027 for 5-mers. None takes that of the checkpoint.
     projection_dim : int
         Length of the embedding.
     pretrained_checkpoint_path : str, optional
-        BarcodeBERT's published ``model_41.pth``, or a file that its newer training code wrote. None
-        starts from random weights.
+        BarcodeBERT's published ``model_41.pth``, a file that its newer training code wrote, or a
+        folder of the Hugging Face Hub. None starts from random weights.
     peft_config : peft.PeftConfig, optional
         How to tune a few parameters only; see `peft <https://huggingface.co/docs/peft>`_.
     model_config_kwargs : mapping, optional
@@ -87,7 +90,7 @@ class BarcodeBERT(nn.Module):
 
     def __init__(
         self,
-        vocab_size: int,
+        vocab_size: int | None,
         projection_dim: int,
         pretrained_checkpoint_path: str | None = None,
         peft_config: "PeftConfig | None" = None,
@@ -161,10 +164,46 @@ class BarcodeBERT(nn.Module):
             )
 
 
+@cache
+def tokenizer_of(path: str) -> KmerTokenizer:
+    """Make the tokenizer that a BarcodeBERT was pretrained with, as its file tells.
+
+    Parameters
+    ----------
+    path : str
+        As `pretrained_checkpoint_path` of :class:`BarcodeBERT`.
+
+    Returns
+    -------
+    KmerTokenizer
+        k and the ``[CLS]`` token are told by the size of the vocabulary; the stride by the options
+        of the training, and is k where they are missing.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file, or its vocabulary is none of k-mers over ACGT.
+    """
+    weights = load_weights(path)
+    words = len(weights.state_dict[_WORDS])
+    sizes = {4**k + 2 + with_cls: (k, bool(with_cls)) for k in range(2, 9) for with_cls in (0, 1)}
+    if words not in sizes:
+        raise ValueError(
+            f"{path} has a vocabulary of {words:,} tokens, which is none of k-mers over ACGT: "
+            "barcodes cannot be tokenized for it."
+        )
+    k, cls_token = sizes[words]
+    return KmerTokenizer(k, int(weights.training.get("stride") or k), cls_token=cls_token)
+
+
 def _config(
-    vocab_size: int, weights: PretrainedWeights | None, overrides: Mapping[str, Any]
+    vocab_size: int | None, weights: PretrainedWeights | None, overrides: Mapping[str, Any]
 ) -> BertConfig:
     stated = (weights.config if weights else None) or {}
+    if vocab_size is None:
+        if weights is None:
+            raise ValueError("`vocab_size` is needed where there is no checkpoint to tell it.")
+        vocab_size = len(weights.state_dict[_WORDS])
     if weights is not None and stated.get("vocab_size", vocab_size) != vocab_size:
         raise ValueError(
             f"{weights.path} was trained on a vocabulary of {stated['vocab_size']} tokens, but "

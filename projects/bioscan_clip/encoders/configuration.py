@@ -250,12 +250,12 @@ def _preparation(
         }
     if modality == "dna":
         tokenizer = config["dataset"].get("tokenizer") or {}
-        return {
-            "tokenizer": {
-                name: tokenizer.get(name, default)
-                for name, default in (("k", 5), ("stride", 5), ("max_length", 660))
-            }
+        told = {
+            name: tokenizer.get(name, default)
+            for name, default in (("k", 5), ("stride", 5), ("max_length", 660))
         }
+        without_cls = {} if tokenizer.get("cls_token", True) else {"cls_token": False}
+        return {"tokenizer": told | without_cls}
     return {"tokenizer": {"name": tokenizer_name(encoder["model_name_or_path"])}}
 
 

@@ -1,10 +1,11 @@
 """Pretrained weights: read from a file without running its code, and loaded without surprises."""
 
 import argparse
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from peft import PeftConfig
 
+_FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _WRAPPERS = re.compile(r"^(?:(?:module|model)\.)+")
 
 
@@ -31,24 +33,29 @@ class PretrainedWeights:
         Tensors on the CPU; names without ``module.`` and ``model.`` in front.
     config : dict, optional
         Arguments of :class:`transformers.BertConfig`, if the file says which model it is for.
+    training : mapping
+        Options that it was trained with, if the file says so, such as ``k_mer`` and ``stride``.
     """
 
     path: Path
     state_dict: dict[str, Tensor]
     config: dict[str, Any] | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_weights(path: str | Path, remedy: str = "") -> PretrainedWeights:
     """Read pretrained weights.
 
-    Two layouts are understood: a plain state dict, such as BarcodeBERT's published
-    ``model_41.pth``; and what BarcodeBERT's newer training code [1]_ saves, a dictionary that holds
-    the state dict under ``model`` and the model's sizes under ``bert_config``.
+    Three layouts are understood: a plain state dict, such as BarcodeBERT's published
+    ``model_41.pth``; what BarcodeBERT's newer training code [1]_ saves, a dictionary that holds the
+    state dict under ``model``, the model's sizes under ``bert_config`` and its command line under
+    ``config``; and a folder of the Hugging Face Hub.
 
     Parameters
     ----------
     path : str or pathlib.Path
-        A ``.safetensors`` file, or one written by :func:`torch.save` under any other name.
+        A ``.safetensors`` file, or one written by :func:`torch.save` under any other name; or a
+        folder with ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``.
     remedy : str, default=""
         Sentence added to the error if there is no such file: where to get it.
 
@@ -69,12 +76,18 @@ def load_weights(path: str | Path, remedy: str = "") -> PretrainedWeights:
     .. [1] https://github.com/Kari-Genomics-Lab/BarcodeBERT, ``barcodebert/pretraining.py``
     """
     path = Path(path).expanduser()
+    config, training = None, {}
+    if path.is_dir():
+        config = _folder_config(path)
+        training = config
+        path = next((path / name for name in _FOLDER_WEIGHTS if (path / name).is_file()), path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no weights file {path}. {remedy}".rstrip())
     content = _read(path)
-    config = None
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         config = content.get("bert_config")
+        options = content.get("config")
+        training = vars(options) if isinstance(options, argparse.Namespace) else {}
         content = content["model"]
     if not _is_state_dict(content):
         raise ValueError(f"{path} holds no weights: expected a dictionary of tensors by name.")
@@ -84,7 +97,7 @@ def load_weights(path: str | Path, remedy: str = "") -> PretrainedWeights:
             f"{path} holds the same weights twice, with and without `module.` or `model.` in front "
             "of their names; save one model's state dict alone."
         )
-    return PretrainedWeights(path, state_dict, config)
+    return PretrainedWeights(path, state_dict, config, training)
 
 
 def load_into(
@@ -217,6 +230,16 @@ class _Inert:
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
     def __setstate__(self, state: Any) -> None: ...
+
+
+def _folder_config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{folder} holds no config.json.") from error
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'} is damaged: {error}.") from error
+    return config
 
 
 def _read(path: Path) -> Any:
