@@ -9,6 +9,8 @@ import torch
 
 MASK_ID: Final = 0
 CLS_ID: Final = 1
+UNKNOWN_ID: Final = 2
+FIRST_KMER_ID: Final = 3
 
 Barcode = str | bytes
 Barcodes = Sequence[Barcode] | npt.NDArray[np.bytes_]
@@ -60,7 +62,7 @@ class KmerTokenizer:
         self.stride = stride
         self.max_length = max_length
         self.cls_token = cls_token
-        self._unknown = 1 + cls_token  # after the mask
+        self._unknown = UNKNOWN_ID if cls_token else CLS_ID
         # A k-mer is a number with k digits in base 4. `_digits[i]` maps a byte to its share of that
         # number at place i; anything but a base counts so far below zero that the sum is negative.
         kmers = 4**k
