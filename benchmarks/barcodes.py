@@ -114,6 +114,9 @@ def compare_accuracy(source: Path, data: Path, console: Console) -> None:
             )
             for split in ("all_keys", "test_seen")
         )
+        references = [barcode.decode() for barcode in file["train_seen"]["barcode"][:500]]
+    # As in a model that was trained on this file: samples of different seeds invent other regions.
+    model.placer = BarcodePlacer(references)
     # Those that are whole; of others it is not known which bases are missing already.
     whole = [row for row, barcode in enumerate(queries[0]) if len(barcode) == BARCODE_LENGTH]
     barcodes, species = [queries[0][row] for row in whole], queries[1][whole]
@@ -138,7 +141,9 @@ def compare_accuracy(source: Path, data: Path, console: Console) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, help="a run's folder or a checkpoint")
-    parser.add_argument("--data", type=Path, help="the HDF5 file it was trained on")
+    parser.add_argument(
+        "--data", type=Path, help="the HDF5 file it was trained on, or a sample of another seed"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer barcodes")
     arguments = parser.parse_args()
     console = Console(width=100)

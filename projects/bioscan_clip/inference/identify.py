@@ -16,7 +16,7 @@ import pandas as pd
 
 from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN
-from projects.bioscan_clip.inference.library import Feature, ReferenceLibrary
+from projects.bioscan_clip.inference.library import Feature, ReferenceLibrary, normalized
 from projects.bioscan_clip.scoring.calibration import (
     ABSENT_SHARE,
     Answers,
@@ -75,7 +75,7 @@ class Queries:
         if kind == "both":
             assert photos is not None
             assert barcodes is not None
-            parts = [photo_weight * _unit(photos), (1 - photo_weight) * _unit(barcodes)]
+            parts = [photo_weight * normalized(photos), (1 - photo_weight) * normalized(barcodes)]
             return np.concatenate(parts, axis=1)
         vectors = photos if kind == "photo" else barcodes
         assert vectors is not None
@@ -415,9 +415,3 @@ def _describe_nearest(
             }
         )
     return pd.DataFrame(rows, index=index)
-
-
-def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: npt.NDArray[np.float32] = vectors / np.where(norms > 0, norms, 1)
-    return unit

@@ -41,7 +41,7 @@ _NAMES: Final = {
     "bin": ("bin", "bin_uri", *BIN_COLUMNS),
     "place": ("place", "country/ocean", "country"),
     "licence": ("licence", "license", "copyright_license", "image_licence"),
-    "sampleid": ("sampleid", "sample_id", "specimenid"),
+    "sampleid": ("sampleid", "sample_id", "sample", "specimenid", "specimen_id", "specimen"),
     "processid": ("processid", "process_id"),
     "image_file": ("image_file", "image_filename", "filename"),
     **{rank: (rank,) for rank in RANKS},

@@ -316,7 +316,7 @@ class ReferenceLibrary:
                 f"Queries have shape {queries.shape}, but {self.folder} holds embeddings of "
                 f"{self.about['dimension']} dimensions."
             )
-        return np.asarray(queries, dtype=np.float32) if feature == "both" else _unit(queries)
+        return np.asarray(queries, dtype=np.float32) if feature == "both" else normalized(queries)
 
     def search_barcodes(self, barcodes: Sequence[str], k: int) -> Ints:
         """Find the specimens whose barcodes share most k-mers with each query's.
@@ -456,7 +456,7 @@ class ReferenceLibrary:
         target, counts = self.folder / f"{name}.part", {"rgb": 0, "dna": 0}
         target.mkdir()
         for modality, values in vectors.items():
-            unit = _unit(values.cpu().numpy())
+            unit = normalized(values.cpu().numpy())
             width = unit.shape[1]
             if self.about["dimension"] not in (None, width):
                 raise ValueError(
@@ -666,7 +666,7 @@ def _nearest_of(parts: Sequence[Found], k: int) -> Found:
     return Found(best, np.where(np.isfinite(best), np.take_along_axis(rows, order, axis=1), -1))
 
 
-def _unit(vectors: npt.NDArray[Any]) -> Floats:
+def normalized(vectors: npt.NDArray[Any]) -> Floats:
     """Return vectors at unit length; those of zeros stay."""
     values = np.asarray(vectors, dtype=np.float32)
     norms = np.linalg.norm(values, axis=1, keepdims=True)

@@ -155,6 +155,7 @@ def identify_to_file(
 
 def print_summary(named: pd.DataFrame, out: Path) -> None:
     """Print how many specimens got a name at which rank."""
+    print("Specimens, by the deepest rank whose name is accepted:")
     counts = named["accepted_rank"].value_counts()
     for rank in reversed(RANKS):
         print(f"{rank:9}{counts.get(rank, 0):8,}")
