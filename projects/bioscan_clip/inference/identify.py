@@ -16,7 +16,8 @@ import pandas as pd
 
 from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.datasets.taxonomy import UNKNOWN
-from projects.bioscan_clip.inference.library import Feature, ReferenceLibrary, normalized
+from projects.bioscan_clip.inference.library import ReferenceLibrary
+from projects.bioscan_clip.inference.segments import Feature, normalized
 from projects.bioscan_clip.scoring.calibration import (
     ABSENT_SHARE,
     Answers,

@@ -20,7 +20,7 @@ from projects.bioscan_clip.datasets.schema import (
     NOT_CLASSIFIED,
     RANKS,
 )
-from projects.bioscan_clip.inference.library import COLUMNS
+from projects.bioscan_clip.inference.segments import COLUMNS
 
 TABLE_COLUMNS: Final = ("id", *COLUMNS, "barcode")
 """``id`` names a specimen in messages and results; ``photo`` says where its photo is: a path, or

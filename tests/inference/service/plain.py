@@ -39,7 +39,7 @@ class PlainModel:
             [np.sqrt(np.bincount(one, minlength=64)) for one in colours.numpy()]
         ).astype(np.float32)
 
-    def encode_image(self, photos, on_error, crop):
+    def encode_image(self, photos, on_error, crop, save_crops):
         views = [evaluation_view(read_photo(photo), SIZE) for photo in photos]
         return Encoded(self.encode_views(torch.stack(views)))
 
