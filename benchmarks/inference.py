@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from published_style import draw_photo
 from rich.console import Console
-from timing import shortest
+from timing import QUICK, shortest
 from torchvision.transforms import v2
 
 from projects.bioscan_clip.datasets.transforms import CLIP_MEAN, CLIP_STD, finish
@@ -28,7 +28,7 @@ SIZE, BATCH = 224, 64
 VIT = {
     "encoder": {
         "_target_": "TimmViT",
-        "model_name": "vit_base_patch16_224",
+        "model_name": "vit_tiny_patch16_224" if QUICK else "vit_base_patch16_224",
         "projection_dim": 768,
     },
     "lora": None,
@@ -90,12 +90,12 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
-    drawn = [draw_photo(rng) for _ in range(64)]
+    drawn = [draw_photo(rng) for _ in range(8 if QUICK else 64)]
     console = Console()
-    compare_preparing(drawn * (2 if arguments.quick else 20), 3, console)
+    compare_preparing(drawn * (1 if QUICK else 20), 3, console)
     on_gpu = arguments.device != "cpu"
-    encoded = drawn * 50 if on_gpu else drawn[: 16 if arguments.quick else 64]
-    compare_encoding(encoded, arguments.device, 1 if arguments.quick else 3, console)
+    encoded = drawn * 50 if on_gpu else drawn
+    compare_encoding(encoded, arguments.device, 1 if QUICK else 3, console)
 
 
 if __name__ == "__main__":

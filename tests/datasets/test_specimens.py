@@ -123,14 +123,14 @@ def test_training_augments_and_evaluation_does_not(path):
     assert training[0]["rgb"].shape == evaluation[0]["rgb"].shape == (3, 64, 64)
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_open_the_file_themselves(path, context):
+@pytest.mark.parametrize(("context", "workers"), [("fork", 2), ("spawn", 1)])
+def test_workers_open_the_file_themselves(path, context, workers):
     dataset = BIOSCANInsectDataset(path, SPLIT, for_training=False, image_size=32)
     expected = torch.stack([dataset[row]["rgb"] for row in range(ROWS)])  # opens it here first
     loader = DataLoader(
         CombinedDataset([dataset]),
         batch_size=1,
-        num_workers=2,
+        num_workers=workers,
         multiprocessing_context=context,
         collate_fn=DefaultDataCollator(),
     )
