@@ -74,6 +74,7 @@ def scores(runs, sweep) -> dict[str, float]:
         f"resume_from_checkpoint={sweep[0]}/checkpoints/best.ckpt",
         "dataloader.test.batch_size=7,400",
         "dataloader.test.num_workers=0",
+        "task.evaluation_tasks.tax_cls.task.report=light",
         "hydra.sweep.dir=scores",
         "hydra.sweep.subdir=${dataloader.test.batch_size}",
         multirun=True,

@@ -15,6 +15,8 @@ def run_mmlearn(folder: Path, sample: Path, *overrides: str) -> Path:
     """Run `mmlearn_run` in this process."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("BIOSCAN_SAMPLE_HDF5", str(sample))
+        # The map of the page takes longer than all else, and has tests of its own.
+        patched.setattr("projects.bioscan_clip.reports.page.map_plot", lambda _: None)
         with initialize_config_module("mmlearn.conf", version_base=None):
             config = compose(
                 "base_config",

@@ -176,7 +176,12 @@ def test_a_checkpoint_of_adapters_resumes_as_a_full_one(run, straight, trained_o
 
 
 def test_a_checkpoint_of_adapters_scores_as_a_full_one(run, straight, trained_only, tmp_path):
-    scoring = (*TRAINING, "job_type=eval", "trainer.limit_test_batches=1")
+    scoring = (
+        *TRAINING,
+        "job_type=eval",
+        "trainer.limit_test_batches=1",
+        "task.evaluation_tasks.tax_cls.task.report=off",
+    )
     metrics = []
     for folder in (straight, trained_only):
         weights = f"resume_from_checkpoint={folder / 'checkpoints' / 'epoch-1.ckpt'}"
