@@ -23,3 +23,12 @@ def test_those_that_share_most_are_found():
             np.sort(shared)[-5:][np.sort(shared)[-5:] > 0]
         )
         assert 12 not in rows
+
+
+def test_what_most_barcodes_have_does_not_count():
+    rng = np.random.default_rng(0)
+    common, *own = ("".join(rng.choice(list("ACGT"), 40)) for _ in range(1501))
+    index = KmerIndex([[common + text for text in own]])
+    found = index.search([common + own[7], common], np.ones(1500, dtype=bool), 2)
+    assert found[0, 0] == 7
+    assert found[1].tolist() == [-1, -1]
