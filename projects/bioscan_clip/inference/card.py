@@ -78,6 +78,7 @@ def model_card(
         c=configuration,
         data=data,
         is_invented=data.get("name") == "BIOSCAN-sample",
+        is_bioscan=data.get("name") in ("BIOSCAN-1M", "BIOSCAN-5M") or "origin" in configuration,
         origin=configuration.get("origin"),
         parts={key: describe_part(key, part) for key, part in modalities.items()},
         leakage=_leakage(modalities),
