@@ -52,12 +52,9 @@ def print_results(
         See :func:`~projects.bioscan_clip.reports.results.collect_runs`.
     query, key : str
         Features of queries and keys.
-    form : {"rich", "markdown", "latex", "csv"}
-        Form of the file or, if none is named, of what is printed.
-    out : pathlib.Path, optional
-        The file.
-    force : bool, default=False
-        Whether a file that is there is replaced.
+    form, out, force
+        Form of the file `out` or, without one, of what is printed; and whether `out` may replace a
+        file that is there.
 
     Raises
     ------
