@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,11 +20,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
+from projects.bioscan_clip.cli import app as cli
 from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.inference.embedding import encode_barcodes
 from projects.bioscan_clip.inference.identify import Queries
 from projects.bioscan_clip.inference.naming import name_specimens
+from projects.bioscan_clip.inference.service import server
 from projects.bioscan_clip.inference.service.answers import Result
 from projects.bioscan_clip.inference.service.app import create_app
 from projects.bioscan_clip.inference.service.guard import HEADERS, Limits
@@ -332,3 +336,36 @@ def test_the_command_serves_and_drains(library, service_file, tmp_path):
         process.kill()
     assert process.returncode == -signal.SIGTERM
     assert "POST /api/identify 200" in logged
+
+
+@pytest.mark.parametrize(
+    ("host", "sentence", "hosts"),
+    [
+        ("127.0.0.1", "Only this machine can reach it", "127.0.0.1"),
+        ("0.0.0.0", "Everyone who can reach this machine can use it", "*"),
+    ],
+)
+def test_says_who_can_reach_it(namer, library, monkeypatch, capsys, host, sentence, hosts):
+    made = []
+    monkeypatch.setattr(server, "model_of", lambda library, model: "")
+    monkeypatch.setattr(server, "loaded_model", lambda source: namer.model)
+    monkeypatch.setattr(server, "create_app", lambda namer, limits, hosts: made.append(hosts))
+    monkeypatch.setattr(server.uvicorn.Server, "run", lambda self, sockets: sockets[0].close())
+    server.serve(library.folder, host, 0)
+    assert sentence in capsys.readouterr().out
+    assert hosts in made[0]
+
+
+def test_what_cannot_be_served_is_said_in_a_sentence(namer, library, monkeypatch):
+    monkeypatch.setattr(server, "model_of", lambda library, model: "")
+    monkeypatch.setattr(server, "loaded_model", lambda source: namer.model)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = CliRunner().invoke(cli, ["serve", str(library.folder), "--port", port])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: Port {port} of 127.0.0.1 cannot be listened on")
+    monkeypatch.delitem(sys.modules, "projects.bioscan_clip.inference.service.server")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    result = CliRunner().invoke(cli, ["serve", str(library.folder)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: `serve` needs uvicorn, which is not installed")

@@ -19,7 +19,7 @@ class FullError(Exception):
     """There is no room; `seconds` says when to try again."""
 
     def __init__(self, seconds: int) -> None:
-        super().__init__(f"Too much is being worked on; try again in {seconds} seconds.")
+        super().__init__(f"No room for {seconds} seconds.")
         self.seconds = seconds
 
 
