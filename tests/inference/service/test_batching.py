@@ -2,15 +2,16 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
 from projects.bioscan_clip.inference.service.batching import Batcher, FullError
 
 
-def served(work, scenario, at_once=8, room=100):
+def served(work, scenario, at_once=8, room=100, patience=60.0):
     async def run():
-        batcher = Batcher(work, at_once, room)
+        batcher = Batcher(work, at_once, room, patience)
         worker = asyncio.create_task(batcher.run())
         try:
             return await asyncio.wait_for(scenario(batcher), 10)
@@ -52,6 +53,21 @@ def test_there_is_no_room_for_more_than_was_promised():
         return refused.value.seconds
 
     assert served(list, scenario) >= 1
+
+
+def test_who_would_wait_too_long_is_told_at_once():
+    def work(items):
+        time.sleep(0.02 * len(items))
+        return items
+
+    async def scenario(batcher):
+        await batcher.submit([0, 1])
+        with batcher.room(3):
+            pass
+        with batcher.room(20), pytest.raises(FullError), batcher.room(1):
+            pass
+
+    served(work, scenario, patience=0.1)
 
 
 def test_a_failure_is_told_to_those_it_concerns_only():

@@ -66,7 +66,8 @@ class Service:
         self.namer = namer
         self.limits = limits
         self.batcher: Batcher[Query, dict[str, Any]]
-        self.batcher = Batcher(namer, limits.at_once, limits.specimens)
+        patience = limits.seconds / 2  # who would wait in vain is told at once
+        self.batcher = Batcher(namer, limits.at_once, limits.specimens, patience)
         self.decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
         self.in_flight = 0
 

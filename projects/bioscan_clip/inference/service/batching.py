@@ -34,14 +34,21 @@ class Batcher(Generic[Item, Result]):
         Items of a batch, at most.
     room : int
         Items that are prepared, wait or are worked on, at most.
+    patience : float
+        Seconds that these may take, by how long the last ones took.
     """
 
     def __init__(
-        self, work: Callable[[list[Item]], Sequence[Result]], at_once: int, room: int
+        self,
+        work: Callable[[list[Item]], Sequence[Result]],
+        at_once: int,
+        room: int,
+        patience: float,
     ) -> None:
         self.work = work
         self.at_once = at_once
         self.limit = room
+        self.patience = patience
         self.taken = 0
         self._seconds_each = 0.0
         self._queue: asyncio.Queue[tuple[Item, asyncio.Future[Result]]] = asyncio.Queue()
@@ -55,8 +62,9 @@ class Batcher(Generic[Item, Result]):
         FullError
             If there is too little.
         """
-        if self.taken + count > self.limit:
-            raise FullError(min(60, max(1, ceil(self.taken * self._seconds_each))))
+        seconds = self.taken * self._seconds_each
+        if self.taken + count > self.limit or seconds > self.patience:
+            raise FullError(min(60, max(1, ceil(seconds))))
         self.taken += count
         try:
             yield
@@ -92,4 +100,5 @@ class Batcher(Generic[Item, Result]):
             for (_, future), result in zip(batch, results, strict=True):
                 if not future.done():
                     future.set_result(result)
-            self._seconds_each = (time.perf_counter() - start) / len(batch)
+            last = (time.perf_counter() - start) / len(batch)
+            self._seconds_each = (self._seconds_each + last) / 2
