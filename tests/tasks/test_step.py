@@ -92,7 +92,8 @@ def train(model: L.LightningModule, batches: list[dict], **options) -> list[floa
             losses.append(outputs["loss"].detach())
 
     trainer = L.Trainer(
-        accelerator="cpu",
+        accelerator=options.pop("accelerator", "cpu"),
+        devices=1,
         max_epochs=options.pop("max_epochs", 1),
         callbacks=[Losses(), *options.pop("callbacks", [])],
         logger=False,
@@ -132,15 +133,21 @@ class WatchStep(L.Callback):
     def on_train_batch_start(self, *_):
         self.mode = NoLooks() if self.steps else nullcontext()
         self.mode.__enter__()
+        if self.steps and torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("error")
 
     def on_train_batch_end(self, *_):
         self.mode.__exit__(None, None, None)
+        if torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("default")
         self.steps += 1
 
 
-def test_nothing_in_a_step_waits_for_the_device():
+@pytest.mark.parametrize("accelerator", ["cpu"] + ["gpu"] * torch.cuda.is_available())
+def test_nothing_in_a_step_waits_for_the_device(accelerator):
     watch = WatchStep()
-    train(task(), [batch(number) for number in range(STEPS)], callbacks=[watch])
+    batches = [batch(number) for number in range(STEPS)]
+    train(task(), batches, callbacks=[watch], accelerator=accelerator)
     assert watch.steps == STEPS
 
 
