@@ -19,6 +19,7 @@ from transformers import BertConfig, BertForTokenClassification, BertModel
 
 from projects.bioscan_clip.configs.checks import CheckOptions
 from projects.bioscan_clip.datasets.schema import SPLITS_1M, SPLITS_5M
+from projects.bioscan_clip.datasets.transforms import CLIP_MEAN
 from projects.bioscan_clip.tasks import LabelAwareContrastiveLoss
 
 SEARCH_PATH = "hydra.searchpath=[pkg://projects.bioscan_clip.configs]"
@@ -155,6 +156,27 @@ def test_photos_have_the_size_that_their_encoder_takes():
         config = composed(experiment, *options)
         datasets = [config.datasets.train, *evaluated(config)]
         assert {dataset.image_size for dataset in datasets} == {size}
+
+
+def test_photos_are_prepared_as_their_encoder_was_pretrained():
+    name, imagenet = "task.encoders.rgb.model_name", [0.485, 0.456, 0.406]
+    other = "modules/encoders@task.encoders.rgb=photo-encoder-lora"
+    for options, mean, interpolation, size in (
+        ([], list(CLIP_MEAN), "bilinear", 224),
+        ([f"{name}=vit_base_patch14_dinov2.lvd142m"], imagenet, "bicubic", 518),
+        (
+            [other, f"{name}=vit_base_patch16_dinov3.lvd1689m"],
+            imagenet,
+            "bicubic",
+            256,
+        ),
+        ([f"{name}=vit_base_patch16_siglip_224.v2_webli"], [0.5, 0.5, 0.5], "bicubic", 224),
+    ):
+        config = composed("bioscan_1m", *options)
+        assert config.task.image_mean == mean
+        for dataset in [config.datasets.train, *evaluated(config)]:
+            assert dataset.interpolation == interpolation
+            assert dataset.image_size == size
 
 
 def test_the_search_path_may_also_be_given():

@@ -52,12 +52,27 @@ def adapted_run(sample_file, tmp_path_factory):
     return train_and_evaluate(tmp_path_factory.mktemp("adapted"), sample_file, "lora=clibd")
 
 
-def train_and_evaluate(folder: Path, sample_file: Path, lora: str) -> Path:
+@pytest.fixture(scope="session")
+def named_run(sample_file, tmp_path_factory):
+    """The same with a photo encoder of another name, which has its own preprocessing."""
+    return train_and_evaluate(
+        tmp_path_factory.mktemp("named"),
+        sample_file,
+        "lora=qv",
+        "modules/encoders@task.encoders.rgb=photo-encoder-lora",
+        "task.encoders.rgb.model_name=vit_small_patch14_reg4_dinov2",
+        "task.encoders.rgb.pretrained=false",
+        "task.encoders.rgb.projection_dim=128",
+        "task.encoders.rgb.model_kwargs={img_size: 28, depth: 1, embed_dim: 32, num_heads: 2}",
+    )
+
+
+def train_and_evaluate(folder: Path, sample_file: Path, *overrides: str) -> Path:
     store.add_to_hydra_store(overwrite_ok=True)
     run_mmlearn(
         folder / "train",
         sample_file,
-        lora,
+        *overrides,
         "trainer.max_epochs=1",
         "trainer.limit_train_batches=2",
         "trainer.limit_val_batches=1",
@@ -68,7 +83,7 @@ def train_and_evaluate(folder: Path, sample_file: Path, lora: str) -> Path:
     run_mmlearn(
         folder / "eval",
         sample_file,
-        lora,
+        *overrides,
         "job_type=eval",
         f"resume_from_checkpoint={folder / 'train' / 'checkpoints' / 'best.ckpt'}",
         "dataloader.test.num_workers=0",

@@ -38,7 +38,7 @@ def specimens(sample_file):
     return splits
 
 
-@pytest.mark.parametrize("kind", ["run", "adapted_run"])
+@pytest.mark.parametrize("kind", ["run", "adapted_run", "named_run"])
 def test_embeddings_equal_those_of_an_evaluation_to_the_last_bit(kind, specimens, request):
     run = request.getfixturevalue(kind)
     model = load_model(run / "train", device="cpu")
@@ -52,6 +52,16 @@ def test_embeddings_equal_those_of_an_evaluation_to_the_last_bit(kind, specimens
             ):
                 assert embeddings.dtype == np.float32
                 np.testing.assert_array_equal(embeddings, saved[f"encoded_{feature}_feature"])
+
+
+def test_an_encoder_of_another_name_keeps_its_own_preprocessing(named_run):
+    preprocessing = load_model(named_run / "train").configuration["modalities"]["rgb"]
+    assert preprocessing["preprocessing"] == {
+        "image_size": 28,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "interpolation": "bicubic",
+    }
 
 
 def test_a_checkpoint_and_its_run_s_folder_are_the_same_model(run, model):

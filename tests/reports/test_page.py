@@ -143,8 +143,9 @@ def test_says_what_was_evaluated(evaluation, page_of, about):
     assert "Not trained" not in page.text
     about["restrict_to"] = {"order": ["Diptera", "Coleoptera"], "family": "Culicidae"}
     about["left_out"] = {"keys": 1200, "seen": 3, "unseen": 0, "tuning_seen": 5}
-    about["untrained"] = True
+    about["untrained"] = about["has_seen_bioscan"] = True
     text = page_of(evaluation).text
+    assert "Has seen BIOSCAN: the photo encoder was pretrained" in text
     assert "restricted tothe order Diptera or Coleoptera and the family Culicidae" in text
     assert "1,200 keys, 3 queries of seen species, 0 queries of unseen species" in text
     assert "Random weights were scored" in text

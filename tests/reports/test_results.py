@@ -14,6 +14,7 @@ from projects.bioscan_clip.reports.results import (
     summarize,
     unfinished_runs,
 )
+from projects.bioscan_clip.reports.results_table import render
 from tests.reports.fake_runs import (
     CELLS,
     SEEDS,
@@ -282,6 +283,18 @@ def test_untrained_and_restricted_runs_are_said_to_be(tmp_path):
     notes = summarize(collect_runs([tmp_path])).notes
     assert notes[0].startswith("Untrained: random weights were scored")
     assert notes[1].startswith("Restricted to the taxa in flies.txt:")
+
+
+def test_runs_whose_encoder_has_seen_bioscan_are_marked(tmp_path):
+    for seed in (0, 1):
+        write_1m(tmp_path / str(seed), seed, has_seen_bioscan=True)
+    summary = summarize(collect_runs([tmp_path]))
+    assert summary.notes[0].startswith("* Has seen BIOSCAN")
+    table = render(summary, "markdown")
+    assert table.count("these runs\\*") + table.count("these runs*") >= 4
+    write_1m(tmp_path / "2", 2, has_seen_bioscan=False)
+    with pytest.raises(ValueError, match=r"pretrained: with BIOSCAN .*, without BIOSCAN"):
+        summarize(collect_runs([tmp_path]))
 
 
 def test_an_untrained_run_without_a_report_is_noticed(tmp_path):

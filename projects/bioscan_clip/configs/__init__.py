@@ -18,7 +18,7 @@ from mmlearn.modules.encoders import TimmViT
 from mmlearn.modules.layers import MLP
 from mmlearn.modules.losses import ContrastiveLoss
 from mmlearn.tasks import ContrastivePretraining
-from omegaconf import II, MISSING, OmegaConf
+from omegaconf import II, MISSING, DictConfig, OmegaConf
 from peft import LoraConfig
 
 from projects.bioscan_clip.datasets.loader import WindowedSampler
@@ -26,6 +26,7 @@ from projects.bioscan_clip.datasets.schema import EVALUATION_SPLITS, TRAINING_SP
 from projects.bioscan_clip.datasets.specimens import BIOSCANInsectDataset
 from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
 from projects.bioscan_clip.encoders.barcode_bert import BarcodeBERT, tokenizer_of
+from projects.bioscan_clip.encoders.photo import PhotoEncoder, photo_preprocessing
 from projects.bioscan_clip.encoders.text import BERT_SAMPLE, TextEncoder
 from projects.bioscan_clip.tasks.hierarchical_loss import HierarchicalContrastiveLoss
 from projects.bioscan_clip.tasks.loggers import OfflineFallbackWandbLogger
@@ -40,6 +41,7 @@ _OUTPUT_DIR: Final = II("hydra:runtime.output_dir")
 # Of each encoder, the layers that get adapters and those that are trained in full.
 _ADAPTED: Final[Mapping[type, tuple[list[str], list[str] | None]]] = {
     TimmViT: (["qkv"], ["head"]),
+    PhotoEncoder: (["qkv"], ["head"]),
     BarcodeBERT: (["query", "value"], ["decoder"]),
     TextEncoder: (["query", "value"], None),
 }
@@ -77,6 +79,7 @@ def _store_encoders() -> None:
         model_name="vit_base_patch16_224",
         projection_dim=768,
     )
+    _store_encoder(PhotoEncoder, "photo-encoder-lora", model_name=MISSING)
     _store_encoder(
         BarcodeBERT,
         "barcode-bert-lora",
@@ -133,6 +136,12 @@ def _store_sample_encoders() -> None:
     _store_text_head("text-head-sample", width=128)
 
 
+def _photos_for(what: str) -> str:
+    """Ask how photos are prepared for the encoder that is configured."""
+    asked: str = II(f"photos:{what},${{oc.select:task.encoders.rgb,null}}")
+    return asked
+
+
 def _store_data() -> None:
     """Store each file as a dataset of any split, and as `data`: the splits of an experiment."""
     splits: dict[str, Any] = {"train": {"split": TRAINING_SPLIT}}
@@ -156,7 +165,8 @@ def _store_data() -> None:
             path_variable=variable,
             split=MISSING,
             tokenizer=builds(KmerTokenizer, populate_full_signature=True),
-            image_size=II("oc.select:task.encoders.rgb.model_kwargs.img_size,224"),
+            image_size=_photos_for("image_size"),
+            interpolation=_photos_for("interpolation"),
         )
         defaults = [*({f"/datasets@{place}": name} for place in places), "_self_"]
         external_store({"defaults": defaults} | splits, group="data", name=name, package="datasets")
@@ -169,7 +179,13 @@ def _store_samplers() -> None:
 def _store_tasks() -> None:
     base = builds(ContrastivePretraining, populate_full_signature=True)
     external_store(
-        builds(BioscanPretraining, populate_full_signature=True, builds_bases=(base,)),
+        builds(
+            BioscanPretraining,
+            populate_full_signature=True,
+            image_mean=_photos_for("mean"),
+            image_std=_photos_for("std"),
+            builds_bases=(base,),
+        ),
         group="task",
         name="BioscanPretraining",
     )
@@ -205,6 +221,13 @@ def _run_folder() -> str:
     return f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}"
 
 
+def _photos(what: str, encoder: DictConfig | None) -> Any:
+    """Return a part of how photos are prepared for an encoder: ``${photos:mean,${...}}``."""
+    chosen: Mapping[Any, Any] = encoder or {}
+    found = photo_preprocessing(chosen.get("model_name"), chosen.get("model_kwargs"))[what]
+    return OmegaConf.create(found) if isinstance(found, list) else found
+
+
 def _register_barcode_bert() -> None:
     """Let configurations ask what the file BARCODEBERT says: ``${barcode_bert:stride}``."""
     OmegaConf.register_new_resolver(
@@ -226,6 +249,7 @@ def _let_submitit_pickle_torch_backends() -> None:
 OmegaConf.register_new_resolver("run_folder", _run_folder, use_cache=True, replace=True)
 _let_submitit_pickle_torch_backends()
 _register_barcode_bert()
+OmegaConf.register_new_resolver("photos", _photos, replace=True)
 _store_encoders()
 _store_sample_encoders()
 _store_data()

@@ -103,7 +103,9 @@ def _use_model(config: DictConfig) -> None:
             config.task.heads[name] = part["head"] and _built_by(build_head, {"head": part["head"]})
         for split in config.datasets.test.values():
             if "rgb" in parts:
-                split.image_size = parts["rgb"]["preprocessing"]["image_size"]
+                prepared = parts["rgb"]["preprocessing"]
+                split.image_size = prepared["image_size"]
+                split.interpolation = prepared.get("interpolation", "bilinear")
             if "dna" in parts:
                 split.tokenizer = {"_target_": _TOKENIZER, **parts["dna"]["tokenizer"]}
         if "rgb" in parts:

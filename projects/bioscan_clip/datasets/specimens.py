@@ -84,6 +84,8 @@ class BIOSCANInsectDataset(Dataset[Example]):
         or by cuts, primers and false bases, so that it is read in another frame (also true). See
         :data:`~projects.bioscan_clip.datasets.barcodes.AUGMENTATIONS`. The published recipe shows
         all as they are.
+    interpolation : {"bilinear", "bicubic"}, default="bilinear"
+        How photos are resized.
     path_variable : str, optional
         Environment variable that users set to the file's path; named in the error when
         `path_to_hdf5_file` is None.
@@ -108,6 +110,7 @@ class BIOSCANInsectDataset(Dataset[Example]):
         image_size: int = 224,
         on_bad_image: Literal["raise", "skip"] | None = None,
         barcode_augmentation: Literal["placed", "shifted"] | bool = False,
+        interpolation: Literal["bilinear", "bicubic"] = "bilinear",
         path_variable: str | None = None,
     ) -> None:
         if path_to_hdf5_file is None or not Path(path_to_hdf5_file).name:  # an empty variable
@@ -133,6 +136,8 @@ class BIOSCANInsectDataset(Dataset[Example]):
         self.for_training = for_training
         self._most_damage = AUGMENTATIONS[kind] if kind else None
         self.image_size = image_size
+        check_choice("interpolation", interpolation, ("bilinear", "bicubic"))
+        self.interpolation = interpolation
         self._image_column = IMAGE if image_input_type == "image" else IMAGE_FEATURES
         self._dna_column = BARCODE if dna_input_type == "sequence" else DNA_FEATURES
         columns = (self._image_column, self._dna_column, TEXT_IDS, TEXT_MASK)
@@ -248,10 +253,10 @@ class BIOSCANInsectDataset(Dataset[Example]):
             if self.for_training:
                 rng = np.random.default_rng((*seed, int(rows[place])))
                 drawn = draw_augmentation(photo.shape[1], photo.shape[2], rng)
-                photos[place] = training_view(photo, size, drawn)
+                photos[place] = training_view(photo, size, drawn, self.interpolation)
                 poses[place] = torch.from_numpy(drawn.pose)
             else:
-                photos[place] = evaluation_view(photo, size)
+                photos[place] = evaluation_view(photo, size, self.interpolation)
         return {"rgb": photos, POSE: poses} if self.for_training else {"rgb": photos}, used
 
     def _usable_photo(self, row: int, jpeg: ByteArray) -> tuple[torch.Tensor, int]:

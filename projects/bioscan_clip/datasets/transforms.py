@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from PIL import UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from projects.bioscan_clip.datasets.photos import open_photo
@@ -133,7 +134,9 @@ def decode_photo(file: npt.NDArray[np.uint8]) -> torch.Tensor:
     return eight_bits
 
 
-def evaluation_view(photo: torch.Tensor, image_size: int) -> torch.Tensor:
+def evaluation_view(
+    photo: torch.Tensor, image_size: int, interpolation: str = "bilinear"
+) -> torch.Tensor:
     """Resize the short side to 8/7 of `image_size` and cut out the centre.
 
     Parameters
@@ -142,13 +145,16 @@ def evaluation_view(photo: torch.Tensor, image_size: int) -> torch.Tensor:
         uint8, shape ``(3, H, W)``.
     image_size : int
         Side of the result in pixels.
+    interpolation : {"bilinear", "bicubic"}, default="bilinear"
+        How pixels are resized.
 
     Returns
     -------
     torch.Tensor
         uint8, shape ``(3, image_size, image_size)``.
     """
-    resized = F.resize(photo, [round(image_size * 256 / 224)], antialias=True)
+    mode = InterpolationMode(interpolation)
+    resized = F.resize(photo, [round(image_size * 256 / 224)], mode, antialias=True)
     view: torch.Tensor = F.center_crop(resized, [image_size, image_size])
     return view
 
@@ -160,12 +166,14 @@ def flips_and_turns(photos: torch.Tensor) -> Iterator[torch.Tensor]:
         yield from (turned, turned.flip(3))
 
 
-def training_view(photo: torch.Tensor, image_size: int, drawn: Augmentation) -> torch.Tensor:
+def training_view(
+    photo: torch.Tensor, image_size: int, drawn: Augmentation, interpolation: str = "bilinear"
+) -> torch.Tensor:
     """Cut out the part that an augmentation keeps, and resize it.
 
     Parameters
     ----------
-    photo, image_size
+    photo, image_size, interpolation
         As for :func:`evaluation_view`.
     drawn : Augmentation
         The part to keep; its pose is left to :func:`finish`.
@@ -176,7 +184,8 @@ def training_view(photo: torch.Tensor, image_size: int, drawn: Augmentation) -> 
         uint8, shape ``(3, image_size, image_size)``.
     """
     part = photo[:, drawn.top : drawn.top + drawn.height, drawn.left : drawn.left + drawn.width]
-    view: torch.Tensor = F.resize(part, [image_size, image_size], antialias=True)
+    mode = InterpolationMode(interpolation)
+    view: torch.Tensor = F.resize(part, [image_size, image_size], mode, antialias=True)
     return view
 
 

@@ -246,6 +246,7 @@ def _preparation(
                 "image_size": config["dataset"].get("image_size", 224),
                 "mean": list(config.get("image_mean") or CLIP_MEAN),
                 "std": list(config.get("image_std") or CLIP_STD),
+                "interpolation": config["dataset"].get("interpolation", "bilinear"),
             }
         }
     if modality == "dna":

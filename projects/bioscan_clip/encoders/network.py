@@ -117,6 +117,16 @@ def build_encoder(part: Mapping[str, Any], pretrained: bool = False) -> nn.Modul
         return TimmPhotoEncoder(
             encoder["model_name"], encoder["projection_dim"], kwargs, adapters, pretrained
         )
+    if kind == "PhotoEncoder":
+        from projects.bioscan_clip.encoders.photo import PhotoEncoder
+
+        return PhotoEncoder(
+            encoder["model_name"],
+            encoder["projection_dim"],
+            pretrained,
+            adapters,
+            encoder.get("model_kwargs"),
+        )
     if kind == "BarcodeBERT":
         from projects.bioscan_clip.encoders.barcode_bert import BarcodeBERT
 
@@ -140,7 +150,7 @@ def build_encoder(part: Mapping[str, Any], pretrained: bool = False) -> nn.Modul
         return TextEncoder(source, pretrained, encoder.get("pooling", "mean"), peft_config=adapters)
     raise ValueError(
         f"A model with the encoder {encoder['_target_']} can be evaluated by job_type=eval, but "
-        "not be loaded here; TimmViT, BarcodeBERT and TextEncoder can."
+        "not be loaded here; TimmViT, PhotoEncoder, BarcodeBERT and TextEncoder can."
     )
 
 

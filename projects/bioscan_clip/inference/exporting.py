@@ -226,7 +226,7 @@ def save_timm(model: "Model", folder: str | Path) -> Path:
     size = preprocessing["image_size"]
     data = {
         "input_size": (3, size, size),
-        "interpolation": "bilinear",
+        "interpolation": preprocessing.get("interpolation", "bilinear"),
         "crop_pct": 0.875,
         "crop_mode": "center",
         "mean": preprocessing["mean"],

@@ -214,7 +214,9 @@ class Model:
         margin = self._part("rgb").get("crop_margin", USUAL_MARGIN) if crop == "auto" else None
         if isinstance(save_crops, str | Path):
             save_crops = [Path(save_crops, f"{row:06}.jpg") for row in range(len(photos))]
-        views = read_ahead(photos, image_size, batch_size, margin, save_crops)
+        # Older models do not tell.
+        interpolation = self._part("rgb")["preprocessing"].get("interpolation", "bilinear")
+        views = read_ahead(photos, image_size, batch_size, margin, save_crops, interpolation)
         with self._progress("Photos", len(photos), show_progress) as advance:
             for batch in views:
                 _raise_first(batch.errors, "Photo", on_error)

@@ -97,6 +97,7 @@ def read_ahead(
     batch_size: int,
     margin: float | None = None,
     save_crops: Sequence[Path] | None = None,
+    interpolation: str = "bilinear",
 ) -> Iterator[PhotoBatch]:
     """Read photos in threads, some batches ahead of whoever takes them.
 
@@ -113,6 +114,8 @@ def read_ahead(
         :func:`~projects.bioscan_clip.datasets.cropping.crop_specimen`. None leaves photos whole.
     save_crops : sequence of pathlib.Path, optional
         Files that crops are written to, one for each photo.
+    interpolation : {"bilinear", "bicubic"}, default="bilinear"
+        How pixels are resized.
 
     Yields
     ------
@@ -126,7 +129,8 @@ def read_ahead(
         def submit(start: int) -> "list[Future[tuple[Tensor, str]]]":
             some = enumerate(photos[start : start + batch_size], start)
             return [
-                threads.submit(_view, photo, image_size, margin, crops[row]) for row, photo in some
+                threads.submit(_view, photo, image_size, margin, crops[row], interpolation)
+                for row, photo in some
             ]
 
         waiting: deque[tuple[int, list[Future[tuple[Tensor, str]]]]] = deque()
@@ -142,7 +146,11 @@ def read_ahead(
 
 
 def _view(
-    photo: Photo, image_size: int, margin: float | None, save_crop: Path | None
+    photo: Photo,
+    image_size: int,
+    margin: float | None,
+    save_crop: Path | None,
+    interpolation: str,
 ) -> tuple[Tensor, str]:
     """Return a photo as the encoder takes it, and what was done to it."""
     pixels, note = read_photo(photo), ""
@@ -154,7 +162,7 @@ def _view(
         if box and save_crop:
             save_crop.parent.mkdir(parents=True, exist_ok=True)
             write_jpeg(pixels.contiguous(), str(save_crop), quality=95)
-    return evaluation_view(pixels, image_size), note
+    return evaluation_view(pixels, image_size, interpolation), note
 
 
 def _batch(start: int, views: "list[Future[tuple[Tensor, str]]]", image_size: int) -> PhotoBatch:

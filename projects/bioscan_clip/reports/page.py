@@ -26,7 +26,7 @@ from projects.bioscan_clip.reports.plots import (
     similarity_plot,
 )
 from projects.bioscan_clip.reports.predictions import predictions
-from projects.bioscan_clip.reports.results import Published, taxa_in_words
+from projects.bioscan_clip.reports.results import SEEN_BIOSCAN, Published, taxa_in_words
 from projects.bioscan_clip.scoring.confidence import ABSENT, PRECISION
 from projects.bioscan_clip.scoring.evaluation import Evaluation
 from projects.bioscan_clip.scoring.neighbours import PAIRS, Match
@@ -123,6 +123,7 @@ def write_page(
         title=title(about),
         stage=about.get("stage", ""),
         untrained=bool(about.get("untrained")),
+        seen_bioscan=SEEN_BIOSCAN if about.get("has_seen_bioscan") else "",
         facts=facts(about),
         figures=key_figures(evaluation),
         missing=list(missing(evaluation)),

@@ -20,6 +20,14 @@ LAYOUT: Final = pd.MultiIndex.from_product(
 
 ROLES: Final = ("keys", "seen", "unseen")
 ALL_TAXA: Final = "all taxa"
+SEEN_BIOSCAN: Final = (
+    "* Has seen BIOSCAN: the photo encoder was pretrained on photos that are in BIOSCAN too, as "
+    "BioCLIP's are, so that no species is unseen to it. Its figures of unseen species do not "
+    "compare with those of other models."
+)
+"""What must be said of a model of which it is true."""
+
+_PRETRAINED: Final[Mapping[Any, str]] = {True: "with BIOSCAN", False: "without BIOSCAN"}
 _METRICS = "metrics.json"
 _CONFIG = Path(".hydra", "config.yaml")
 
@@ -75,7 +83,8 @@ class Run:
         Name of the experiment; None if unknown.
     facts : mapping of str to str or int
         What runs must share to be averaged, as far as known: ``stage``, ``data file``, ``data``
-        (the environment variable that named the file), ``weights``, ``restricted to``, and of every
+        (the environment variable that named the file), ``weights``, ``restricted to``,
+        ``pretrained`` (with or without BIOSCAN), and of every
         role ``split of ...`` and ``number of ...``.
     """
 
@@ -273,6 +282,8 @@ def _notes(runs: Sequence[Run], facts: Mapping[str, str], figures: pd.DataFrame)
         yield "Untrained: random weights were scored, so that these figures are those of chance."
     if facts.get("restricted to", ALL_TAXA) != ALL_TAXA:
         yield f"Restricted to {facts['restricted to']}: only these taxa were scored and predicted."
+    if facts.get("pretrained") == _PRETRAINED[True]:
+        yield SEEN_BIOSCAN
     if facts["stage"] == "val":
         yield (
             "Validation: these are accuracies of the last validation epoch of training; "
@@ -326,6 +337,7 @@ def _read_run(folder: Path) -> Run:
             "data file": about.get("file"),
             "data": data["keys"].get("path_variable"),
             "weights": "untrained" if about.get("untrained", untrained) else "trained",
+            "pretrained": _PRETRAINED.get(about.get("has_seen_bioscan")),
             "restricted to": taxa_in_words(about.get("restrict_to")) if about else None,
         }
         facts |= {f"split of {role}": data[role].get("split") for role in ROLES}

@@ -16,6 +16,7 @@ from projects.bioscan_clip.reports.evaluation import print_accuracy
 from projects.bioscan_clip.reports.results import (
     LAYOUT,
     ROLES,
+    SEEN_BIOSCAN,
     Summary,
     collect_runs,
     summarize,
@@ -166,7 +167,8 @@ def _title(summary: Summary) -> str:
 
 
 def _runs_name(summary: Summary) -> str:
-    return "these runs" if len(summary.runs) > 1 else "this run"
+    mark = "*" if SEEN_BIOSCAN in summary.notes else ""
+    return ("these runs" if len(summary.runs) > 1 else "this run") + mark
 
 
 def _lines_below(summary: Summary) -> list[str]:

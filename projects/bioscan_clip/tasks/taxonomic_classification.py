@@ -205,6 +205,10 @@ class TaxonomicClassification(EvaluationHooks):
         if writes:
             about |= _training_of(trainer.ckpt_path, folder)
             is_untrained = stage == "test" and not trainer.ckpt_path
+            about["has_seen_bioscan"] = any(
+                getattr(encoder, "has_seen_bioscan", False)
+                for encoder in pl_module.encoders.values()
+            )
             about["untrained"] = is_untrained and getattr(pl_module, "evaluate_untrained", False)
         metrics = evaluate_and_report(
             sets,

@@ -111,7 +111,10 @@ class Namer:
         except ValueError as error:
             query.errors.append(f"photo: {error}")
             return
-        query.view = evaluation_view(pixels, part["preprocessing"]["image_size"])
+        prepared = part["preprocessing"]
+        query.view = evaluation_view(
+            pixels, prepared["image_size"], prepared.get("interpolation", "bilinear")
+        )
         query.photo_size = width, height
         query.crop = (box.left, box.top, box.right, box.bottom) if box else None
 
