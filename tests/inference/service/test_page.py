@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 from tests.inference.service.conftest import EVIL
 from tests.inference.service.plain import png, specimen
 
+expect.set_options(timeout=30_000)  # milliseconds; tests may share a core with others
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 
@@ -151,9 +152,15 @@ def test_slider_changes_answers_as_the_service_does(open_page, known, address, s
 
 
 def test_many_photos_show_progress_and_stay_in_the_history(open_page, known):
-    page = open_page()
+    page, held = open_page(), []
+    page.route("**/api/identify", held.append)
     page.set_input_files("#files", [picture(f"{row}.jpg", known.photo) for row in range(12)])
     expect(page.locator(".batch progress")).to_have_attribute("max", "12")
+    page.wait_for_timeout(500)
+    assert len(held) == 4
+    page.unroute("**/api/identify")
+    for route in held:
+        route.continue_()
     finished(page, 12)
     expect(page.locator("#status")).to_have_text("12 specimens")
     page.reload()
