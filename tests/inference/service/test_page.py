@@ -153,7 +153,7 @@ def test_slider_changes_answers_as_the_service_does(open_page, known, address, s
 
 def test_many_photos_show_progress_and_stay_in_the_history(open_page, known):
     page, held = open_page(), []
-    page.route("**/api/identify", held.append)
+    page.route("**/api/identify", lambda route: held.append(route))
     page.set_input_files("#files", [picture(f"{row}.jpg", known.photo) for row in range(12)])
     expect(page.locator(".batch progress")).to_have_attribute("max", "12")
     page.wait_for_timeout(500)
