@@ -392,9 +392,17 @@ def test_a_training_s_folder_is_for_that_training(trained_folder):
     check(config)
     assert config.hydra.output_subdir == ".hydra_resumed"  # other processes may read the first one
     for changed in ("seed=1", "task.optimizer.lr=1", "trainer.max_epochs=1"):
-        part = changed.split("=")[0].split(".optimizer")[0]
+        part = re.escape(changed.split("=")[0])
         with pytest.raises(SystemExit, match=rf"another configuration \({part}\)\. Choose another"):
             check(in_folder(trained_folder, changed))
+
+
+def test_an_option_that_is_new_does_not_make_a_training_another_one(trained_folder):
+    saved = trained_folder / ".hydra" / "config.yaml"
+    config = OmegaConf.load(saved)
+    del config.task.optimizer.eps
+    OmegaConf.save(config, saved)
+    CheckOptions().on_run_start(in_folder(trained_folder))
 
 
 def test_an_evaluation_leaves_a_training_s_configuration_alone(trained_folder):

@@ -132,7 +132,11 @@ def _check_folder(config: DictConfig) -> None:
     if is_eval:
         return
     before = OmegaConf.load(saved)
-    changed = [name for name in _TRAINING if _text(before, name) != _text(config, name)]
+    changed = [
+        difference
+        for name in _TRAINING
+        for difference in _differences(_plain(before, name), _plain(config, name), name)
+    ]
     if changed:
         raise SystemExit(
             f"{folder} holds a training with another configuration ({', '.join(changed)}). Choose "
@@ -140,6 +144,17 @@ def _check_folder(config: DictConfig) -> None:
         )
 
 
-def _text(config: Any, name: str) -> str:
+def _plain(config: Any, name: str) -> Any:
     node = OmegaConf.select(config, name)
-    return OmegaConf.to_yaml(node) if OmegaConf.is_config(node) else str(node)
+    return OmegaConf.to_container(node, enum_to_str=True) if OmegaConf.is_config(node) else node
+
+
+def _differences(before: Any, now: Any, name: str) -> list[str]:
+    """Return the names of options that have changed; one that an older version lacked has not."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            difference
+            for key, value in before.items()
+            for difference in _differences(value, now.get(key), f"{name}.{key}")
+        ]
+    return [] if before == now else [name]
