@@ -308,6 +308,17 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, steps):
     assert torch.load(saved, weights_only=True)["global_step"] == BATCHES
 
 
+def test_a_loss_that_is_not_finite_is_found_before_validation(tmp_path, monkeypatch):
+    given = arguments(lr_scheduler=None)
+    given["encoders"]["rgb"] = Diverging("rgb")
+    task = BioscanPretraining(**given)
+    validated = []
+    monkeypatch.setattr(task, "validation_step", lambda *_: validated.append(task.current_epoch))
+    with pytest.raises(FloatingPointError, match="loss is nan at step 8,"):
+        trainer(tmp_path).fit(task, loader(), loader())
+    assert set(validated) == {0}
+
+
 class Overflowing(Diverging):
     """As fp16 may: in ten batches in a row the loss is not finite, then in all."""
 

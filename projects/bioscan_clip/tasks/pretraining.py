@@ -235,6 +235,11 @@ class BioscanPretraining(ContrastivePretraining):
         if (batch_idx + 1) % (self.trainer.log_every_n_steps or 100) == 0:
             self._check_losses()
 
+    def on_validation_start(self) -> None:
+        """Say that a loss was not finite before embeddings, which are not either, are scored."""
+        super().on_validation_start()
+        self._check_losses()
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor | None:
         """Compute the loss and let evaluation tasks see the batch."""
         with self._encoding_once(batch):
