@@ -6,6 +6,7 @@ import torch
 
 from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.datasets.taxonomy import encode_taxa
+from projects.bioscan_clip.inference.barcodes import UNLIKE_COI
 from projects.bioscan_clip.inference.identify import (
     KINDS,
     Queries,
@@ -14,6 +15,7 @@ from projects.bioscan_clip.inference.identify import (
     percent_identity,
 )
 from projects.bioscan_clip.inference.library import ReferenceLibrary
+from projects.bioscan_clip.inference.naming import name_specimens
 from projects.bioscan_clip.scoring.specimens import Specimens
 
 SPECIES, WIDTH = 40, 24
@@ -130,6 +132,17 @@ def test_kinds_may_be_mixed_and_a_specimen_with_nothing_has_no_name(world, libra
     assert pd.isna(named["answer"][3])
     alone = library.identify(Queries(dna=mixed.dna[:1], barcodes=mixed.barcodes[:1]))
     pd.testing.assert_series_equal(named.iloc[0], alone.iloc[0])
+
+
+def test_a_text_that_is_no_barcode_gets_no_name(world, library):
+    queries = asked(world.draw(3))
+    queries.rgb[1] = 0
+    notes = [f"barcode: {UNLIKE_COI}", f"barcode: {UNLIKE_COI}", ""]
+    described = pd.DataFrame({"id": list("abc"), "error": "", "note": notes})
+    named = name_specimens(library, queries, described, precision=0.9, top_k=5)
+    assert named["query"].tolist() == ["photo", "", "both"]
+    assert named["answer"].isna().tolist() == [False, True, False]
+    assert queries.dna.any(axis=1).all()  # what was asked is left as it was
 
 
 def test_nearest_barcodes_are_ranked_by_alignment(world, library):

@@ -31,6 +31,9 @@ _MOST_UNKNOWN: Final = 0.05
 _STOP_CODONS: Final = ("TAA", "TAG")  # NCBI's table 5, invertebrate mitochondria: TGA is Trp
 _FEWEST_TRANSLATED: Final = 0.98
 
+UNLIKE_COI: Final = "does not look like a COI barcode"
+"""What is said of a text that cannot be placed on the region."""
+
 COI_BARCODES: Final = Path(__file__).parent / "coi_barcodes.fasta"
 """Barcodes of the standard region, 658 bases between the primers LCO1490 and HCO2198."""
 
@@ -192,9 +195,7 @@ class BarcodePlacer:
 
     def _prepare(self, text: str, is_reversed: bool, shift: int, found: bool) -> PreparedBarcode:
         if not found:
-            return PreparedBarcode(
-                text, warnings=("does not look like a COI barcode", *_warn(text, None))
-            )
+            return PreparedBarcode(text, warnings=(UNLIKE_COI, *_warn(text, None)))
         placed = "N" * shift + text[max(-shift, 0) :]
         kept = placed[: self.length]
         warnings = _warn(kept[max(shift, 0) :], self._first_codon(shift))

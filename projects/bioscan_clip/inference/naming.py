@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from projects.bioscan_clip.datasets.schema import RANKS
 from projects.bioscan_clip.files import check_output
+from projects.bioscan_clip.inference.barcodes import UNLIKE_COI
 from projects.bioscan_clip.inference.building import model_of
 from projects.bioscan_clip.inference.embedding import PART, Crop, Embed, vectors
 from projects.bioscan_clip.inference.identify import Queries, identify
@@ -66,8 +67,13 @@ def name_specimens(
     Returns
     -------
     pandas.DataFrame
-        ``id`` in front, then the names, with ``error`` and ``note`` at the end.
+        ``id`` in front, then the names, with ``error`` and ``note`` at the end. A barcode that
+        looks like none gets no name.
     """
+    unlike = described["note"].str.contains(UNLIKE_COI, regex=False).to_numpy(dtype=bool)
+    if queries.dna is not None and unlike.any():
+        # What such a text is nearest to is a matter of chance, and yet would get a confidence.
+        queries = replace(queries, dna=np.where(unlike[:, None], np.float32(0), queries.dna))
     named = identify(library, queries, precision, top_k)
     named.insert(0, "id", described["id"])
     return _with_all_columns(named.assign(error=described["error"], note=described["note"]))

@@ -108,6 +108,7 @@ def test_paste_a_reversed_barcode(open_page, known):
     page.click("#send")
     finished(page, 2)
     expect(page.locator(".card").first).to_contain_text("does not look like a COI barcode")
+    expect(page.locator(".card").first.locator(".names li")).to_have_count(0)
 
 
 def test_names_are_shown_as_they_are(open_page, library, service_file):

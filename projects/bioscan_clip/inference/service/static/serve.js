@@ -216,7 +216,7 @@ function headline(entry) {
   if (entry.error) return lines(make("b", {}, sentence(entry.error.replace(/^(photo|barcode): /, ""))), under(source));
   const result = accept(entry.result);
   const path = RANKS.filter((rank) => result[`${rank}_accepted`]).map((rank) => result[rank]);
-  if (result.note.includes("does not look like"))
+  if (!result.query)
     return lines(make("b", { className: "warning" }, "This does not look like a COI barcode."), under(source));
   if (!(result.query in facts.calibrated)) return lines(make("b", {}, result.answer), under(source));
   if (!path.length) return lines(make("b", {}, "No name is certain enough"), under(source));
@@ -259,6 +259,7 @@ function remarks(result) {
 const photoOf = (id) => `api/library/photo?id=${encodeURIComponent(id)}`;
 
 function nearest(result) {
+  if (!result.nearest_ids.length) return null;
   const items = result.nearest_ids.map((id, place) => {
     const name = result.nearest_names[place];
     const image = make("img", { src: photoOf(id), alt: `Photo of ${name || id}`, loading: "lazy" });
