@@ -125,13 +125,14 @@ def decode_photo(file: npt.NDArray[np.uint8]) -> torch.Tensor:
     """
     try:
         open_photo(file.data, ("JPEG", "PNG"))
-        photo = decode_image(torch.from_numpy(file), mode=ImageReadMode.RGB)
+        photo: torch.Tensor = decode_image(torch.from_numpy(file), mode=ImageReadMode.RGB)
     except UnidentifiedImageError as error:
         raise ValueError("the photo does not decode: it is no JPEG or PNG file") from error
     except (OSError, RuntimeError, SyntaxError) as error:
         raise ValueError(f"the photo does not decode: {error}") from error
-    eight_bits: torch.Tensor = F.to_dtype(photo, torch.uint8, scale=True)
-    return eight_bits
+    if photo.dtype != torch.uint8:
+        photo = F.to_dtype(photo, torch.uint8, scale=True)
+    return photo
 
 
 def evaluation_view(
