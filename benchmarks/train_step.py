@@ -227,7 +227,7 @@ def main() -> None:
     if not ON_GPU:
         torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
     device = torch.cuda.get_device_name() if ON_GPU else "CPU, 1 thread"
     table = Table(title=f"Training step of {EXPERIMENT}, {device}, {PRECISION}")
     headings = ("batch", "specimens/s", "", "of the peak", "GPU memory, GB", "first step, s")
