@@ -23,6 +23,7 @@ from projects.bioscan_clip.datasets.barcodes import CORRUPTIONS
 from projects.bioscan_clip.sample.file import write_sample
 
 LOSS: Final = "modules/losses@task.loss"
+IN_HALF: Final = "trainer.precision=bf16-mixed"
 TRAININGS: Final[dict[str, list[str]]] = {
     "default": [],
     "placed": ["datasets.train.barcode_augmentation=placed"],
@@ -30,10 +31,14 @@ TRAININGS: Final[dict[str, list[str]]] = {
     "label-aware": [f"{LOSS}=LabelAwareContrastiveLoss"],
     "siglip": [f"{LOSS}=siglip", "task.init_logit_scale=10"],
     "shifted": ["datasets.train.barcode_augmentation=shifted"],
+    "half-patches": ["+task.encoders.rgb.model_kwargs.patch_drop_rate=0.5"],
+    "adapters": ["lora=qv"],  # on top of random weights
+    "adapters-half": ["lora=qv", IN_HALF, "task.frozen_in_half=true"],
 }
 OPTIONS: Final[dict[str, tuple[str, list[str]]]] = {
     "default": ("default", []),
     "robust": ("default", ["recipe=robust"]),  # is trained alike
+    "tested-half": ("default", [IN_HALF]),
     **{name: (name, []) for name in TRAININGS if name != "default"},
 }
 """Columns of the table: which training, and how its test is changed; what matters most first."""

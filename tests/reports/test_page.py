@@ -141,14 +141,16 @@ def test_says_what_was_evaluated(evaluation, page_of, about):
     assert re.search(r"seed of the training\s*7", page.text)
     assert "restricted to" not in page.text  # as it was not
     assert "Not trained" not in page.text
+    assert "barcodes corrected" not in page.text
     about["restrict_to"] = {"order": ["Diptera", "Coleoptera"], "family": "Culicidae"}
     about["left_out"] = {"keys": 1200, "seen": 3, "unseen": 0, "tuning_seen": 5}
-    about["untrained"] = about["has_seen_bioscan"] = True
+    about["untrained"] = about["has_seen_bioscan"] = about["correct_barcodes"] = True
     text = page_of(evaluation).text
     assert "Has seen BIOSCAN: the photo encoder was pretrained" in text
     assert "restricted tothe order Diptera or Coleoptera and the family Culicidae" in text
     assert "1,200 keys, 3 queries of seen species, 0 queries of unseen species" in text
     assert "Random weights were scored" in text
+    assert "queriesbarcodes corrected by those of the keys" in text
 
 
 @pytest.mark.parametrize(

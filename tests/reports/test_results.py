@@ -297,6 +297,17 @@ def test_runs_whose_encoder_has_seen_bioscan_are_marked(tmp_path):
         summarize(collect_runs([tmp_path]))
 
 
+def test_runs_with_other_queries_are_not_averaged(tmp_path):
+    write_1m(tmp_path / "a", 0, correct_barcodes=True, test_time_views=False)
+    note = "Queries: barcodes corrected by those of the keys; published figures"
+    assert summarize(collect_runs([tmp_path])).notes[0].startswith(note)
+    told = config(1) + "task: {evaluation_tasks: {x: {task: {test_time_views: true}}}}\n"
+    write_run(tmp_path / "b", accuracies(1), told)
+    write_1m(tmp_path / "c", 2)
+    with pytest.raises(ValueError, match=r"queries: barcodes .*, photos averaged .*, as they are"):
+        summarize(collect_runs([tmp_path]))
+
+
 def test_an_untrained_run_without_a_report_is_noticed(tmp_path):
     told = config(0) + "task: {evaluate_untrained: true}\n"
     write_run(tmp_path / "a", accuracies(0), told)

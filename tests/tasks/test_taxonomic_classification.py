@@ -267,10 +267,10 @@ def test_damaged_barcodes_are_scored_against_whole_ones(tmp_path, splits):
 
 
 def test_query_barcodes_are_corrected_by_those_of_keys(tmp_path, splits, monkeypatch):
-    """Queries are keys' barcodes with one false base, in a k-mer that no key has at its place."""
-    tokens = KmerTokenizer(k=2, stride=2, max_length=10)(["ACGTACGTAC"] * SIZES["all_keys"])
+    """Queries are keys' barcodes with one false base."""
+    tokens = KmerTokenizer(k=2, max_length=22)(["ACGTACGTACGTACGTACGTAC"] * SIZES["all_keys"])
     wrong = tokens.clone()
-    wrong[:, 3] += 1  # AC becomes AG
+    wrong[:, 2] += 1  # CG becomes CT
     for split in splits:
         split.dna = (tokens if split is splits[0] else wrong)[: len(split)].float().numpy()
         split.tokenizer = KmerTokenizer(k=2)
@@ -282,9 +282,11 @@ def test_query_barcodes_are_corrected_by_those_of_keys(tmp_path, splits, monkeyp
         monkeypatch.setattr(
             taxonomic_classification,
             "evaluate_and_report",
-            lambda sets, *_, found=found, **__: found.update(sets) or {},
+            lambda sets, *_, found=found, about, **__: found.update(sets, about=about) or {},
         )
-        trainer(tmp_path).test(task(tmp_path, correct_barcodes=corrected), loader(splits))
+        model = task(tmp_path, report="light", correct_barcodes=corrected)
+        trainer(tmp_path).test(model, loader(splits))
+        assert found["about"]["correct_barcodes"] == corrected
         for role in ("seen", "unseen"):
             expected = found["keys"].dna[: len(found[role])]
             assert torch.allclose(found[role].dna, expected) == corrected
@@ -364,3 +366,4 @@ def test_without_a_checkpoint_there_is_no_training(tmp_path, splits, untrained):
     about = json.loads((tmp_path / "evaluation.json").read_text())
     assert (about["checkpoint"], about["experiment"], about["seed"]) == (None, None, None)
     assert about["untrained"] is untrained
+    assert (about["correct_barcodes"], about["test_time_views"]) == (False, False)

@@ -1,50 +1,72 @@
-"""Reading errors of barcodes, found and corrected by what other barcodes have at the same place."""
+"""Reading errors of barcodes, found and corrected by the known barcodes that are most alike."""
+
+from typing import Final
 
 import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool1d
 
-from projects.bioscan_clip.datasets.tokenizer import FIRST_KMER_ID, UNKNOWN_ID
+from projects.bioscan_clip.datasets.tokenizer import KmerTokenizer
 
-_MOST_STRANGE = 0.5
+_NEAREST: Final = 50
+_BASES_AROUND: Final = 25
+_AGREEING: Final = 0.4
 
 
 class KmerCorrection:
-    """Replaces k-mers that no known barcode has at their place.
+    """Replaces k-mers by those of known barcodes that agree with what is around them.
 
-    COI codes for a protein, so that at each place of the aligned region only some k-mers occur. One
-    that does not is replaced by the one that differs by one base and is the most frequent there, or
-    by ``[UNK]`` if there is none. A k-mer with an error that others have by nature stays. So does
-    a barcode that is strange in more than half of its places, which is read in another frame.
+    A k-mer is compared with that of the known barcode which agrees with most of the 25 bases on
+    either side, as haplotypes are imputed. If the two differ by one base, that base is taken for a
+    reading error. Ties go to a barcode that has the k-mer itself, then to the one most alike as a
+    whole. Where less than two fifths of the k-mers around agree with any, as in a barcode that is
+    read in another frame, nothing is changed. What was not read (N) is not filled in.
+
+    Species that no known barcode is of come closer to their relatives by this, since a base of
+    their own looks like an error: do not look for new species with it.
 
     Parameters
     ----------
+    tokenizer : KmerTokenizer
+        What the tokens are of.
     known : torch.Tensor
         int64, shape ``(N, T)``; tokens of known barcodes, in the frame of those to correct.
-    k : int
-        Bases of a k-mer.
     """
 
-    def __init__(self, known: torch.Tensor, k: int) -> None:
-        self._counts = torch.zeros((known.shape[1], FIRST_KMER_ID + 4**k), dtype=torch.int32)
-        ones = torch.ones((known.shape[1], len(known)), dtype=torch.int32)
-        self._counts.scatter_add_(1, known.T, ones)
-        self._places = 4 ** torch.arange(k)
+    def __init__(self, tokenizer: KmerTokenizer, known: Tensor) -> None:
+        self._known = known.unique(dim=0)
+        self._first_kmer = tokenizer.vocab_size - 4**tokenizer.k
+        self._powers = 4 ** torch.arange(tokenizer.k)
+        self._around = -(-_BASES_AROUND // tokenizer.stride)
 
-    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+    def __call__(self, tokens: Tensor) -> Tensor:
         """Return the corrected tokens; int64, shape ``(M, T)`` as `tokens`."""
-        strange = self._counts[torch.arange(tokens.shape[1]), tokens] == 0
-        strange &= tokens >= FIRST_KMER_ID
-        strange &= strange.float().mean(dim=1, keepdim=True) <= _MOST_STRANGE
-        rows, places = strange.nonzero(as_tuple=True)
-        near = FIRST_KMER_ID + self._neighbours(tokens[rows, places] - FIRST_KMER_ID)
-        most, chosen = self._counts[places[:, None], near].max(dim=1)
-        corrected = near.gather(1, chosen[:, None])[:, 0]
-        tokens = tokens.clone()
-        tokens[rows, places] = corrected.where(most > 0, UNKNOWN_ID)
-        return tokens
+        return torch.stack([self._correct(barcode) for barcode in tokens])
 
-    def _neighbours(self, kmers: torch.Tensor) -> torch.Tensor:
-        """Return the k-mers (R, 3k) that differ from each of `kmers` (R,) by one base."""
-        digits = kmers[:, None] // self._places % 4
-        others = (digits[:, :, None] + torch.arange(1, 4)) % 4
-        changes = (others - digits[:, :, None]) * self._places[:, None]
-        return (kmers[:, None, None] + changes).flatten(1)
+    def _correct(self, barcode: Tensor) -> Tensor:
+        """Correct one barcode (T,)."""
+        is_kmer = barcode >= self._first_kmer
+        alike = ((self._known == barcode) & is_kmer).sum(dim=1)
+        near = self._known[alike.topk(min(_NEAREST, len(alike))).indices]
+        agrees = (near == barcode) & is_kmer
+        around, there = self._count_around(agrees), self._count_around(is_kmer[None])[0]
+        best = (around + agrees / 2).argmax(dim=0, keepdim=True)  # half a k-mer decides ties
+        found = near.gather(0, best)[0]
+        is_error = is_kmer & (found >= self._first_kmer) & self._differ_by_one(found, barcode)
+        is_error &= around.gather(0, best)[0] >= _AGREEING * there.clamp(min=self._around)
+        corrected: Tensor = found.where(is_error, barcode)
+        return corrected
+
+    def _count_around(self, chosen: Tensor) -> Tensor:
+        """Count the chosen places (R, T) near each place, without itself."""
+        window = 2 * self._around + 1
+        total: Tensor = avg_pool1d(chosen.float(), window, 1, self._around) * window
+        return total.round() - chosen.float()
+
+    def _differ_by_one(self, kmers: Tensor, others: Tensor) -> Tensor:
+        """Say where k-mers (T,) differ by one base; of other tokens it means nothing."""
+        first, second = (
+            (tokens - self._first_kmer)[:, None] // self._powers % 4 for tokens in (kmers, others)
+        )
+        is_one: Tensor = (first != second).sum(dim=1) == 1
+        return is_one

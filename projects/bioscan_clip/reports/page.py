@@ -26,7 +26,13 @@ from projects.bioscan_clip.reports.plots import (
     similarity_plot,
 )
 from projects.bioscan_clip.reports.predictions import predictions
-from projects.bioscan_clip.reports.results import SEEN_BIOSCAN, Published, taxa_in_words
+from projects.bioscan_clip.reports.results import (
+    AS_THEY_ARE,
+    SEEN_BIOSCAN,
+    Published,
+    queries_in_words,
+    taxa_in_words,
+)
 from projects.bioscan_clip.scoring.confidence import ABSENT, PRECISION
 from projects.bioscan_clip.scoring.evaluation import Evaluation
 from projects.bioscan_clip.scoring.neighbours import PAIRS, Match
@@ -164,6 +170,7 @@ def facts(about: Mapping[str, Any]) -> dict[str, str]:
         "checkpoint": about.get("checkpoint"),
         "restricted to": taxa_in_words(about["restrict_to"]) if about.get("restrict_to") else "",
         "left out, being of other taxa": ", ".join(others),
+        "queries": "" if (queries := queries_in_words(about)) == AS_THEY_ARE else queries,
         "search": about.get("search"),
         "seed of the training": about.get("seed"),
         "version": about.get("version"),

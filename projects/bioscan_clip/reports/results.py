@@ -20,12 +20,19 @@ LAYOUT: Final = pd.MultiIndex.from_product(
 
 ROLES: Final = ("keys", "seen", "unseen")
 ALL_TAXA: Final = "all taxa"
+AS_THEY_ARE: Final = "as they are"
 SEEN_BIOSCAN: Final = (
     "* Has seen BIOSCAN: the photo encoder was pretrained on photos that are in BIOSCAN too, as "
     "BioCLIP's are, so that no species is unseen to it. Its figures of unseen species do not "
     "compare with those of other models."
 )
 """What must be said of a model of which it is true."""
+
+QUERY_OPTIONS: Final[Mapping[str, str]] = {
+    "correct_barcodes": "barcodes corrected by those of the keys",
+    "test_time_views": "photos averaged over flips and quarter turns",
+}
+"""Options of a test that change what queries are, and what they do."""
 
 _PRETRAINED: Final[Mapping[Any, str]] = {True: "with BIOSCAN", False: "without BIOSCAN"}
 _METRICS = "metrics.json"
@@ -84,7 +91,7 @@ class Run:
     facts : mapping of str to str or int
         What runs must share to be averaged, as far as known: ``stage``, ``data file``, ``data``
         (the environment variable that named the file), ``weights``, ``restricted to``,
-        ``pretrained`` (with or without BIOSCAN), and of every
+        ``pretrained`` (with or without BIOSCAN), ``queries`` (how they are prepared), and of every
         role ``split of ...`` and ``number of ...``.
     """
 
@@ -284,6 +291,8 @@ def _notes(runs: Sequence[Run], facts: Mapping[str, str], figures: pd.DataFrame)
         yield f"Restricted to {facts['restricted to']}: only these taxa were scored and predicted."
     if facts.get("pretrained") == _PRETRAINED[True]:
         yield SEEN_BIOSCAN
+    if facts.get("queries", AS_THEY_ARE) != AS_THEY_ARE:
+        yield f"Queries: {facts['queries']}; published figures are of queries as they are."
     if facts["stage"] == "val":
         yield (
             "Validation: these are accuracies of the last validation epoch of training; "
@@ -328,8 +337,10 @@ def _read_run(folder: Path) -> Run:
     data = {role: configured.get(f"{role}_split") or {} for role in ROLES}
     about = read_about(folder)
     # With report=off there is but the config.
-    wanted = (config.get("task") or {}).get("evaluate_untrained")
-    untrained = stage == "test" and bool(wanted) and not config.get("resume_from_checkpoint")
+    task = config.get("task") or {}
+    wanted = stage == "test" and bool(task.get("evaluate_untrained"))
+    untrained = wanted and not config.get("resume_from_checkpoint")
+    tests = (task.get("evaluation_tasks") or {}).values() if stage == "test" else ()
     try:
         sizes = {role: sum(splits.values()) for role, splits in about.get("splits", {}).items()}
         facts = {
@@ -339,6 +350,7 @@ def _read_run(folder: Path) -> Run:
             "weights": "untrained" if about.get("untrained", untrained) else "trained",
             "pretrained": _PRETRAINED.get(about.get("has_seen_bioscan")),
             "restricted to": taxa_in_words(about.get("restrict_to")) if about else None,
+            "queries": queries_in_words(*([about] if about else [each["task"] for each in tests])),
         }
         facts |= {f"split of {role}": data[role].get("split") for role in ROLES}
         facts |= {f"split of {role}": " + ".join(about["splits"][role]) for role in sizes}
@@ -422,6 +434,12 @@ def _read(path: Path, parse: Callable[[Path], Any]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no values by name; repeat the evaluation.")
     return values
+
+
+def queries_in_words(*told: Mapping[str, Any]) -> str:
+    """Return how an evaluation's queries are prepared, as any of `told` says."""
+    done = [words for option, words in QUERY_OPTIONS.items() if any(t.get(option) for t in told)]
+    return " and ".join(done) or AS_THEY_ARE
 
 
 def taxa_in_words(restriction: Mapping[str, str | Sequence[str]] | str | None) -> str:

@@ -29,7 +29,7 @@ from projects.bioscan_clip.reports.evaluation import (
     evaluate_and_report,
     headline,
 )
-from projects.bioscan_clip.reports.results import read_config
+from projects.bioscan_clip.reports.results import QUERY_OPTIONS, read_config
 from projects.bioscan_clip.reports.saved_embeddings import save_embeddings
 from projects.bioscan_clip.scoring.evaluation import Search, check_options
 from projects.bioscan_clip.scoring.restriction import Restriction, checked
@@ -209,6 +209,8 @@ class TaxonomicClassification(EvaluationHooks):
                 getattr(encoder, "has_seen_bioscan", False)
                 for encoder in pl_module.encoders.values()
             )
+            for option in QUERY_OPTIONS:
+                about[option] = stage == "test" and getattr(self, option)
             about["untrained"] = is_untrained and getattr(pl_module, "evaluate_untrained", False)
         metrics = evaluate_and_report(
             sets,
@@ -278,7 +280,7 @@ class TaxonomicClassification(EvaluationHooks):
         correction = None
         if self.correct_barcodes and "keys" in sources:
             tokenizer = sources["keys"][0][0].tokenizer
-            correction = KmerCorrection(_barcodes(sources["keys"]), tokenizer.k)
+            correction = KmerCorrection(tokenizer, _barcodes(sources["keys"]))
 
         def embedded(role: Role, corruption: str | None = None) -> torch.Tensor:
             tokens = _barcodes(sources[role], corruption)
