@@ -13,6 +13,10 @@ import pytest
 PROGRAM = [str(Path(sys.executable).parent / "mmlearn_run")]
 SEARCH_PATH = "hydra.searchpath=[pkg://projects.bioscan_clip.configs]"
 MULTIRUN = ["--multirun", "hydra/launcher=basic"]
+CLUSTER_PAGE = Path(__file__).parents[1] / "docs" / "cluster.md"
+STRATEGY = (
+    CLUSTER_PAGE.read_text("utf-8").partition("let DDP reuse buffers by\n`'")[2].split("'")[0]
+)
 QUICK = ["dataloader.train.batch_size=50", "trainer.log_every_n_steps=1"]
 
 
@@ -133,7 +137,7 @@ def test_training_resumes_in_two_processes_with_every_option(runs, sweep):
         "modules/losses@task.loss=LabelAwareContrastiveLoss",
         "trainer.accelerator=cpu",
         "trainer.devices=2",
-        "trainer.strategy=ddp",
+        STRATEGY,
         "task.lr_scheduler.scheduler.total_steps=20",
         *QUICK,
     )

@@ -16,7 +16,11 @@ from torch.utils.data import DataLoader
 
 from projects.bioscan_clip.datasets.transforms import POSE, finish_batch
 from projects.bioscan_clip.encoders import BERT_SAMPLE, BarcodeBERT, TextEncoder
-from projects.bioscan_clip.encoders.speed import checkpoint_activations, compile_encoder
+from projects.bioscan_clip.encoders.speed import (
+    checkpoint_activations,
+    compile_encoder,
+    compile_function,
+)
 from projects.bioscan_clip.tasks import BioscanPretraining, ChunkedContrastiveLoss, pretraining
 
 BATCH, STEPS, SIZE = 6, 3, 16
@@ -201,7 +205,8 @@ def test_layers_that_cannot_be_checkpointed_are_refused():
         checkpoint_activations(nn.Linear(2, 2))
 
 
-def test_compiled_encoders_train_alike(monkeypatch):
+@pytest.mark.parametrize("options", [{}, {"checkpoint_layers": True}], ids=str)
+def test_compiled_encoders_train_alike(monkeypatch, options):
     """Traced as a whole, by a backend that needs no compiler; smaller batches are not traced."""
     shapes = []
 
@@ -209,9 +214,16 @@ def test_compiled_encoders_train_alike(monkeypatch):
         shapes.append(len(examples))
         return graph.forward
 
-    monkeypatch.setattr(pretraining, "compile_encoder", partial(compile_encoder, backend=trace))
-    equal_steps([batch(0), batch(1), batch(2, BATCH - 2)], compile_encoders=True)
-    assert len(shapes) == 3
+    for compiles in (compile_encoder, compile_function):
+        monkeypatch.setattr(pretraining, compiles.__name__, partial(compiles, backend=trace))
+    equal_steps([batch(0), batch(1), batch(2, BATCH - 2)], compile_encoders=True, **options)
+    assert len(shapes) == 4  # three encoders, and what finishes photos
+
+
+def test_compiled_by_inductor_they_train_alike(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    equal_steps([batch(0), batch(1)], compile_encoders=True)
+    assert any(tmp_path.rglob("*.so"))
 
 
 def test_frozen_weights_in_half_precision_train_alike():
@@ -245,3 +257,40 @@ def test_patches_are_kept_in_the_last_epoch():
     )
     train(model, [batch(0)], max_epochs=2)
     assert seen == [1 + 2, 1 + 4]
+
+
+def test_a_gpu_copies_while_it_computes(monkeypatch):
+    """Without one: what is asked of it, and in which order."""
+    asked = []
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def __enter__(self):
+            asked.append(f"on {self.name}")
+
+        def __exit__(self, *_):
+            asked.append(f"no longer on {self.name}")
+
+        def wait_stream(self, other):
+            asked.append(f"{self.name} waits for {other.name}")
+
+    computing, copying = Stream("computing"), Stream("copying")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: computing)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: copying)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(
+        torch.Tensor, "record_stream", lambda tensor, stream: asked.append(f"used by {stream.name}")
+    )
+    monkeypatch.setattr(
+        ContrastivePretraining,
+        "transfer_batch_to_device",
+        lambda self, batch, device, index: asked.append(f"to {device}") or batch,
+    )
+    given = {"rgb": torch.ones(2), "example_ids": {"rgb": torch.ones(2)}, "names": ["a", "b"]}
+    assert task().transfer_batch_to_device(given, torch.device("cuda:7"), 0) is given
+    assert asked == [
+        *("on copying", "to cuda:7", "no longer on copying"),
+        *("computing waits for copying", "used by computing", "used by computing"),
+    ]

@@ -6,7 +6,7 @@ What is the same work for every pixel of a batch (flips, rotation, normalisation
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -190,9 +190,7 @@ def training_view(
     return view
 
 
-def finish_batch(
-    batch: dict[str, Any], mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD
-) -> dict[str, Any]:
+def finish_batch(batch: dict[str, Any], **options: Any) -> dict[str, Any]:
     """Make the photos of a batch what the encoder takes; leave a batch that is finished as it is.
 
     Parameters
@@ -200,8 +198,8 @@ def finish_batch(
     batch : dict
         ``rgb`` uint8 ``(B, 3, S, S)`` and perhaps ``rgb_pose`` float32 ``(B, 2, 2)``, or ``rgb`` of
         another dtype.
-    mean, std : sequence of float
-        See :func:`finish`.
+    **options
+        Of :func:`finish`.
 
     Returns
     -------
@@ -212,7 +210,7 @@ def finish_batch(
     if photos is None or photos.dtype != torch.uint8:
         return batch
     finished = {key: value for key, value in batch.items() if key != POSE}
-    return finished | {"rgb": finish(photos, batch.get(POSE), mean, std)}
+    return finished | {"rgb": finish(photos, batch.get(POSE), **options)}
 
 
 def finish(
@@ -220,6 +218,7 @@ def finish(
     poses: torch.Tensor | None = None,
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
+    compiled: Callable[..., None] | None = None,
 ) -> torch.Tensor:
     """Flip, rotate and normalise a batch of photos, on the device that they are on.
 
@@ -231,6 +230,8 @@ def finish(
         float32, shape ``(B, 2, 2)``; see :class:`Augmentation`. None leaves photos upright.
     mean, std : sequence of float
         Of red, green and blue, 0 to 1, by which photos are normalised. Default to CLIP's.
+    compiled : callable, optional
+        :func:`finish_into`, compiled.
 
     Returns
     -------
@@ -240,15 +241,28 @@ def finish(
     """
     middle, spread = (_per_colour(tuple(values), photos.device) for values in (mean, std))
     finished = torch.empty(photos.shape, device=photos.device, memory_format=torch.channels_last)
-    at_once = _ON_CPU_AT_ONCE if photos.device.type == "cpu" else max(len(photos), 1)
+    on_cpu = photos.device.type == "cpu" and compiled is None
+    at_once = _ON_CPU_AT_ONCE if on_cpu else max(len(photos), 1)
     for start in range(0, len(photos), at_once):
         part = slice(start, start + at_once)
-        if poses is None:
-            torch.sub(photos[part], middle, out=finished[part]).div_(spread)
-        else:
-            posed, inside = _pose(photos[part], poses[part])
-            torch.sub(posed, middle, out=finished[part]).div_(spread).mul_(inside[:, None])
+        pose = None if poses is None else poses[part]
+        (compiled or finish_into)(finished[part], photos[part], pose, middle, spread)
     return finished
+
+
+def finish_into(
+    finished: torch.Tensor,
+    photos: torch.Tensor,
+    poses: torch.Tensor | None,
+    middle: torch.Tensor,
+    spread: torch.Tensor,
+) -> None:
+    """Write what :func:`finish` returns to `finished`; colours are ``(3, 1, 1)``, 0 to 255."""
+    if poses is None:
+        torch.sub(photos, middle, out=finished).div_(spread)
+    else:
+        posed, inside = _pose(photos, poses)
+        torch.sub(posed, middle, out=finished).div_(spread).mul_(inside[:, None])
 
 
 @cache

@@ -16,7 +16,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from projects.bioscan_clip.datasets.schema import TEXT_IDS
-from projects.bioscan_clip.datasets.transforms import CLIP_MEAN, CLIP_STD, finish_batch
+from projects.bioscan_clip.datasets.transforms import (
+    CLIP_MEAN,
+    CLIP_STD,
+    finish_batch,
+    finish_into,
+)
 from projects.bioscan_clip.encoders.barcode_bert import BarcodeBERT
 from projects.bioscan_clip.encoders.batches import in_eights
 from projects.bioscan_clip.encoders.frozen import BASE_KEY, fill_in_frozen, leave_out_frozen
@@ -25,6 +30,8 @@ from projects.bioscan_clip.encoders.speed import (
     HALF,
     checkpoint_activations,
     compile_encoder,
+    compile_function,
+    copy_aside,
     halve_frozen,
     keep_all_patches,
 )
@@ -73,7 +80,8 @@ class BioscanPretraining(ContrastivePretraining):
         Whether checkpoints hold adapters, heads and all else that is trained, but no frozen
         weights. They load where the pretrained weights are the same, which is checked.
     compile_encoders : bool, default=False
-        Whether encoders are compiled for training's full batches; see :func:`compile_encoder`.
+        Whether encoders, and what finishes photos, are compiled for training's full batches; see
+        :func:`compile_encoder`.
         Other batches, and evaluation, are encoded as they are without it.
     frozen_in_half : bool, default=False
         Whether frozen weights are kept in half precision; see :func:`halve_frozen`.
@@ -124,7 +132,12 @@ class BioscanPretraining(ContrastivePretraining):
             check_chunks(self, gradient_cache_chunk)
         self.save_trainable_only = save_trainable_only
         self.evaluate_untrained = evaluate_untrained
-        self._finish = partial(finish_batch, mean=tuple(image_mean), std=tuple(image_std))
+        self._finish = partial(
+            finish_batch,
+            mean=tuple(image_mean),
+            std=tuple(image_std),
+            compiled=compile_function(finish_into) if compile_encoders else None,
+        )
         fuse_adapters(self)
         if compile_encoders and gradient_cache_chunk is not None:
             raise ValueError("`compile_encoders` cannot be combined with `gradient_cache_chunk`.")
@@ -191,6 +204,14 @@ class BioscanPretraining(ContrastivePretraining):
         self._matched = are_matched(prepared["example_ids"])
         return prepared
 
+    def transfer_batch_to_device(
+        self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Move a batch to the device that trains; to a GPU while it computes the last step."""
+        move = partial(super().transfer_batch_to_device, batch, device, dataloader_idx)
+        moved: dict[str, Any] = copy_aside(move, device) if device.type == "cuda" else move()
+        return moved
+
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Finish photos on the device that trains, and give a label-aware loss its labels."""
         batch = super().on_after_batch_transfer(batch, dataloader_idx)
@@ -199,8 +220,10 @@ class BioscanPretraining(ContrastivePretraining):
         if self._labels_of:
             ids = {**batch["example_ids"], LABELS: self._labels_of(batch)}
             batch = {**batch, "example_ids": ids}
-        in_chunks = self.gradient_cache_chunk and self.trainer.training
-        return batch if in_chunks else self._finish(batch)
+        if self.gradient_cache_chunk and self.trainer.training:
+            return batch  # chunks are finished when they are encoded
+        with self._compiled(batch if self.trainer.training else None):
+            return self._finish(batch)
 
     def on_train_epoch_start(self) -> None:
         """Let the last epoch see whole photos, as evaluation does."""
