@@ -85,7 +85,7 @@ test-cluster: .venv/installed ## Start a SLURM on this machine and run the tests
 	@$(BIN)/python -m pytest tests/cluster
 
 bench: .venv/installed ## Compare loading, scoring, losses and training steps with the usual ways
-	@for benchmark in tokenizer opening loader disk scoring loss sizing gradient_caching train_step checkpoints scaling barcode_augmentation barcodes inference library serve; do \
+	@for benchmark in tokenizer opening loader disk scoring loss sizing gradient_caching train_step checkpoints scaling barcode_augmentation barcodes inference library serve bzsl; do \
 	  echo; $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 
 recipes: .venv/installed ## Compare options of the recipe over three seeds, about an hour on 2 cores; resumes
