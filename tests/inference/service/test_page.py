@@ -111,6 +111,26 @@ def test_paste_a_reversed_barcode(open_page, known):
     expect(page.locator(".card").first.locator(".names li")).to_have_count(0)
 
 
+def test_a_photo_is_joined_by_its_barcode(open_page, known):
+    page = open_page()
+    page.set_input_files("#files", picture("one.jpg", known.photo))
+    finished(page, 1)
+    card = page.locator(".card")
+    page.get_by_text("Add its barcode").click()
+    page.fill(".photo textarea", ">a\nACGTACGTACGT\n>b\nACGTACGTACGT")
+    page.get_by_role("button", name="Name by both").click()
+    expect(card.locator(".photo .warning")).to_have_text("These are 2 barcodes; give one.")
+    page.fill(".photo textarea", known.barcode)
+    page.get_by_role("button", name="Name by both").click()
+    expect(card.locator("summary .of").first).to_contain_text("photo and barcode one.jpg")
+    expect(card.locator(".names li").nth(3)).to_contain_text(known.species)
+    expect(card.locator(".near")).to_contain_text("identity 9")
+    page.fill(".photo textarea", "")
+    page.get_by_role("button", name="Name by both").click()
+    expect(card.locator(".near")).not_to_contain_text("identity")
+    expect(card.locator(".photo textarea")).to_be_visible()
+
+
 def test_names_are_shown_as_they_are(open_page, library, service_file):
     families = library.table(library.kept.nonzero()[0])["family"]
     row = int((families == EVIL).to_numpy().argmax())

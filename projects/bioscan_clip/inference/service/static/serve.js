@@ -58,6 +58,7 @@ function nameEntries(entries) {
   const form = new FormData();
   form.append("photos", first.file, first.id);
   form.append("crop", Array.isArray(first.crop) ? first.crop.join(",") : first.crop);
+  if (first.barcode) form.append("barcodes", first.barcode);
   for (const [name, value] of Object.entries(options(first))) form.append(name, value);
   return ask("api/identify", form);
 }
@@ -140,6 +141,21 @@ async function addBarcodes(text, name = "Barcodes") {
     await add("barcode", barcodes);
   } catch (error) {
     await add("file", [{ id: name, error: error.message }]);
+  }
+}
+
+/** Name a photo's specimen by its barcode as well, or by the photo alone again if there is none. */
+async function join(entry) {
+  try {
+    const text = entry.draft.trim();
+    const listed = text ? await ask("api/barcodes", text, { "Content-Type": "text/plain" }) : null;
+    if (listed?.barcodes.length > 1) throw new Error(`These are ${listed.barcodes.length} barcodes; give one.`);
+    entry.barcode = listed ? listed.barcodes[0].barcode : "";
+    entry.refused = "";
+    await run(batches.find((batch) => batch.entries.includes(entry)), [entry]);
+  } catch (error) {
+    entry.refused = error.message;
+    show();
   }
 }
 
@@ -293,7 +309,21 @@ function photoPart(entry) {
     seen.append(frame);
   }
   const adjust = make("button", { className: "button quiet small", onclick: () => openCropper(entry) }, "Adjust the crop");
-  return make("div", { className: "photo" }, seen, entry.file ? adjust : null);
+  return make("div", { className: "photo" }, seen, entry.file ? adjust : null, entry.file ? barcodePart(entry) : null);
+}
+
+function barcodePart(entry) {
+  if (!facts.takes.includes("barcode")) return null;
+  const text = make("textarea", { rows: 3, spellcheck: false, value: entry.draft || "", ariaLabel: `Barcode of ${entry.id}` });
+  text.oninput = () => (entry.draft = text.value);
+  const button = make("button", { className: "button quiet small", onclick: () => join(entry) }, "Name by both");
+  const refused = entry.refused ? make("p", { className: "warning" }, entry.refused) : null;
+  const part = make("details", { open: Boolean(entry.joins) }, make("summary", {}, "Add its barcode"), text, button, refused);
+  part.ontoggle = (event) => {
+    event.stopPropagation();
+    entry.joins = part.open;
+  };
+  return part;
 }
 
 function thumb(entry) {
@@ -303,8 +333,8 @@ function thumb(entry) {
 }
 
 function kindOf(entry) {
-  if (entry.barcode) return "barcode";
-  return "crop" in entry ? "photo" : "file";
+  if ("crop" in entry) return entry.barcode ? "photo and barcode" : "photo";
+  return entry.barcode ? "barcode" : "file";
 }
 
 function card(entry) {
@@ -368,7 +398,7 @@ function save() {
   const kept = batches.map(({ title, entries }) => ({
     title,
     left: 0,
-    entries: entries.filter((entry) => !entry.waits).map(({ file, open, ...entry }) => entry),
+    entries: entries.filter((entry) => !entry.waits).map(({ file, open, draft, joins, ...entry }) => entry),
   }));
   try {
     sessionStorage.setItem(PLACE, JSON.stringify(kept));
@@ -491,7 +521,7 @@ function listen() {
   find("#taxa").onchange = () => (find("#again").hidden = !batches.length);
   find("#again").onclick = () => {
     find("#again").hidden = true;
-    for (const batch of batches) run(batch, batch.entries.filter((entry) => entry.file || entry.barcode));
+    for (const batch of batches) run(batch, batch.entries.filter((entry) => entry.file || kindOf(entry) === "barcode"));
   };
   find("#csv").onclick = download;
   find("#clear").onclick = () => {
