@@ -2,7 +2,7 @@
 
 Each run is one training of the experiment `bioscan_sample` with small photos, and one test. Runs
 that are there are not repeated, so that a benchmark that was stopped continues where it was:
-``recipes.py [--out FOLDER] [--seeds N] [OPTION ...]``. docs/recipes.md has the table.
+``recipes.py [--out FOLDER] [--seeds N] [OPTION ...]``. docs/recipes.md has the tables.
 """
 
 import argparse
@@ -12,14 +12,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-from rich.table import Table
+import pandas as pd
 from timing import QUICK
 
-from projects.bioscan_clip.datasets.barcodes import CORRUPTIONS
 from projects.bioscan_clip.sample.file import write_sample
 
 LOSS: Final = "modules/losses@task.loss"
@@ -41,7 +40,7 @@ OPTIONS: Final[dict[str, tuple[str, list[str]]]] = {
     "tested-half": ("default", [IN_HALF]),
     **{name: (name, []) for name in TRAININGS if name != "default"},
 }
-"""Columns of the table: which training, and how its test is changed; what matters most first."""
+"""Rows of the tables: which training, and how its test is changed; what matters most first."""
 
 PHOTOS: Final = "task.encoders.rgb.model_kwargs.img_size=48"  # a third of the time of 80 pixels
 TRAINING: Final = [
@@ -54,22 +53,23 @@ TEST: Final = [f"{_TASK}.report=off", f"{_TASK}.corruption=all"]
 DATA: Final = "sample.hdf5"
 MMLEARN_RUN: Final = str(Path(sys.executable).with_name("mmlearn_run"))
 SIZES: Final = {"n_species": 24, "n_specimens": 400} if QUICK else {}
-HEADLINES: Final = {
-    "photo to photo, seen": "rgb_to_rgb/seen",
-    "photo to photo, unseen": "rgb_to_rgb/unseen",
-    "photo to barcode, seen": "rgb_to_dna/seen",
-    "photo to barcode, unseen": "rgb_to_dna/unseen",
-    "both to both, seen": "averaged_to_averaged/seen",
-    "both to both, unseen": "averaged_to_averaged/unseen",
-    "barcode, seen": "dna_to_dna/seen",
-    "barcode, unseen": "dna_to_dna/unseen",
-    **{
-        f"{name}, {split}": f"dna_{name}_to_dna/{split}"
-        for name in CORRUPTIONS
-        for split in ("seen", "unseen")
+TABLES: Final = {
+    "queries to keys": {
+        "rgb_to_rgb": "photo to photo",
+        "rgb_to_dna": "photo to barcode",
+        "averaged_to_averaged": "both to both",
+        "dna_to_dna": "barcode to barcode",
+    },
+    "damaged barcodes to barcodes": {
+        "dna_bases_1_to_dna": "1% false bases",
+        "dna_bases_5_to_dna": "5% false",
+        "dna_bases_10_to_dna": "10% false",
+        "dna_n_runs_to_dna": "20% N in runs",
+        "dna_cut_ends_to_dna": "ends cut",
+        "dna_shifted_to_dna": "begin elsewhere",
     },
 }
-"""Rows of the table: species, micro, top 1, of the test."""
+"""Tables, and the columns of each by their name in ``metrics.json``: species, micro, top 1."""
 
 
 def run(out: Path, name: str, seed: int) -> dict[str, float]:
@@ -98,10 +98,14 @@ def run(out: Path, name: str, seed: int) -> dict[str, float]:
     return values
 
 
-def cell(values: list[float]) -> str:
-    percent = [100 * value for value in values]
-    spread = f" ± {statistics.stdev(percent):.1f}" if len(percent) > 1 else ""
-    return f"{statistics.mean(percent):.1f}{spread}"
+def cell(runs: Sequence[Mapping[str, float]], pair: str) -> str:
+    """Return accuracies of seen and of unseen species in percent, over seeds."""
+    parts = []
+    for split in ("seen", "unseen"):
+        percent = [100 * run[f"test/{pair}/{split}/micro/top1/species"] for run in runs]
+        spread = f" ± {statistics.stdev(percent):.1f}" if len(percent) > 1 else ""
+        parts.append(f"{statistics.mean(percent):.1f}{spread}")
+    return " / ".join(parts)
 
 
 def main() -> None:
@@ -120,15 +124,12 @@ def main() -> None:
         for seed in range(arguments.seeds):
             for name in names:
                 found[name].append(run(out, name, seed))
-    table = Table("species, top 1, in percent", *names)
-    for label, name in HEADLINES.items():
-        query, split = name.split("/")
-        values = [
-            [one[f"test/{query}/{split}/micro/top1/species"] for one in found[option]]
-            for option in names
-        ]
-        table.add_row(label, *map(cell, values))
-    Console(width=200).print(table)
+    for title, columns in TABLES.items():
+        rows = {
+            name: {heading: cell(runs, pair) for pair, heading in columns.items()}
+            for name, runs in found.items()
+        }
+        print(pd.DataFrame.from_dict(rows, orient="index").rename_axis(title).to_markdown(), "\n")
 
 
 if __name__ == "__main__":
