@@ -30,13 +30,14 @@ class KmerCorrection:
     tokenizer : KmerTokenizer
         What the tokens are of.
     known : torch.Tensor
-        int64, shape ``(N, T)``; tokens of known barcodes, in the frame of those to correct.
+        int64, shape ``(N, T)``; tokens of known barcodes, in the frame of those to correct, on the
+        device where these are.
     """
 
     def __init__(self, tokenizer: KmerTokenizer, known: Tensor) -> None:
         self._known = known.unique(dim=0)
         self._first_kmer = tokenizer.vocab_size - 4**tokenizer.k
-        self._powers = 4 ** torch.arange(tokenizer.k)
+        self._powers = 4 ** torch.arange(tokenizer.k, device=known.device)
         self._around = -(-_BASES_AROUND // tokenizer.stride)
 
     def __call__(self, tokens: Tensor) -> Tensor:
@@ -46,9 +47,10 @@ class KmerCorrection:
     def _correct(self, barcode: Tensor) -> Tensor:
         """Correct one barcode (T,)."""
         is_kmer = barcode >= self._first_kmer
-        alike = ((self._known == barcode) & is_kmer).sum(dim=1)
+        kmers = barcode.where(is_kmer, -1)  # no token, so that N agrees with nothing
+        alike = (self._known == kmers).sum(dim=1)
         near = self._known[alike.topk(min(_NEAREST, len(alike))).indices]
-        agrees = (near == barcode) & is_kmer
+        agrees = near == kmers
         around, there = self._count_around(agrees), self._count_around(is_kmer[None])[0]
         best = (around + agrees / 2).argmax(dim=0, keepdim=True)  # half a k-mer decides ties
         found = near.gather(0, best)[0]

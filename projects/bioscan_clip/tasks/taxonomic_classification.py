@@ -280,13 +280,14 @@ class TaxonomicClassification(EvaluationHooks):
         correction = None
         if self.correct_barcodes and "keys" in sources:
             tokenizer = sources["keys"][0][0].tokenizer
-            correction = KmerCorrection(tokenizer, _barcodes(sources["keys"]))
+            known = _barcodes(sources["keys"]).to(pl_module.device)
+            correction = KmerCorrection(tokenizer, known)
 
         def embedded(role: Role, corruption: str | None = None) -> torch.Tensor:
-            tokens = _barcodes(sources[role], corruption)
+            tokens = _barcodes(sources[role], corruption).to(pl_module.device)
             batches = (correction(tokens) if correction else tokens).split(_BARCODES_AT_ONCE)
             with pl_module.trainer.precision_plugin.forward_context():
-                parts = [_embed(pl_module, _DNA, each.to(pl_module.device)) for each in batches]
+                parts = [_embed(pl_module, _DNA, each) for each in batches]
             return torch.cat(parts).float()
 
         for role in sources:
