@@ -301,7 +301,7 @@ def test_runs_with_other_queries_are_not_averaged(tmp_path):
     write_1m(tmp_path / "a", 0, correct_barcodes=True, test_time_views=False)
     note = "Queries: barcodes corrected by those of the keys; published figures"
     assert summarize(collect_runs([tmp_path])).notes[0].startswith(note)
-    told = config(1) + "task: {evaluation_tasks: {x: {task: {test_time_views: true}}}}\n"
+    told = config(1) + "task: {evaluation_tasks: {w: null, x: {task: {test_time_views: true}}}}\n"
     write_run(tmp_path / "b", accuracies(1), told)
     write_1m(tmp_path / "c", 2)
     with pytest.raises(ValueError, match=r"queries: barcodes .*, photos averaged .*, as they are"):

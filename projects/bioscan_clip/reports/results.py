@@ -341,6 +341,7 @@ def _read_run(folder: Path) -> Run:
     wanted = stage == "test" and bool(task.get("evaluate_untrained"))
     untrained = wanted and not config.get("resume_from_checkpoint")
     tests = (task.get("evaluation_tasks") or {}).values() if stage == "test" else ()
+    told = [about] if about else [each.get("task") or {} for each in tests if each]
     try:
         sizes = {role: sum(splits.values()) for role, splits in about.get("splits", {}).items()}
         facts = {
@@ -350,7 +351,7 @@ def _read_run(folder: Path) -> Run:
             "weights": "untrained" if about.get("untrained", untrained) else "trained",
             "pretrained": _PRETRAINED.get(about.get("has_seen_bioscan")),
             "restricted to": taxa_in_words(about.get("restrict_to")) if about else None,
-            "queries": queries_in_words(*([about] if about else [each["task"] for each in tests])),
+            "queries": queries_in_words(*told),
         }
         facts |= {f"split of {role}": data[role].get("split") for role in ROLES}
         facts |= {f"split of {role}": " + ".join(about["splits"][role]) for role in sizes}

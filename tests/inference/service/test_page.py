@@ -117,6 +117,9 @@ def test_a_photo_is_joined_by_its_barcode(open_page, known):
     finished(page, 1)
     card = page.locator(".card")
     page.get_by_text("Add its barcode").click()
+    page.get_by_role("button", name="Name by both").click()  # without one
+    finished(page, 1)
+    expect(card.locator(".photo .warning")).to_have_count(0)
     page.fill(".photo textarea", ">a\nACGTACGTACGT\n>b\nACGTACGTACGT")
     page.get_by_role("button", name="Name by both").click()
     expect(card.locator(".photo .warning")).to_have_text("These are 2 barcodes; give one.")

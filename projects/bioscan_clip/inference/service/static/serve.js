@@ -147,7 +147,7 @@ async function addBarcodes(text, name = "Barcodes") {
 /** Name a photo's specimen by its barcode as well, or by the photo alone again if there is none. */
 async function join(entry) {
   try {
-    const text = entry.draft.trim();
+    const text = (entry.draft || "").trim();
     const listed = text ? await ask("api/barcodes", text, { "Content-Type": "text/plain" }) : null;
     if (listed?.barcodes.length > 1) throw new Error(`These are ${listed.barcodes.length} barcodes; give one.`);
     entry.barcode = listed ? listed.barcodes[0].barcode : "";
@@ -398,7 +398,7 @@ function save() {
   const kept = batches.map(({ title, entries }) => ({
     title,
     left: 0,
-    entries: entries.filter((entry) => !entry.waits).map(({ file, open, draft, joins, ...entry }) => entry),
+    entries: entries.filter((entry) => !entry.waits).map(({ file, open, draft, joins, refused, ...entry }) => entry),
   }));
   try {
     sessionStorage.setItem(PLACE, JSON.stringify(kept));
